@@ -1,0 +1,1 @@
+"""The ingestion worker: folders and texts in, searchable documents out."""

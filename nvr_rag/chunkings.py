@@ -1,0 +1,71 @@
+"""What a chunking is: settings that belong to an index, and what a chunker must be able to do.
+
+The chunker itself lives in `ingest`; an index only needs to know that its chunks fit its encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from nvr_rag.encoders.base import Encoder
+from nvr_rag.errors import ChunkingMismatch
+from nvr_rag.ids import sha256_json
+from nvr_rag.types import ChunkDraft, ParsedText
+
+METHOD = "structure-1"  # changes whenever the same settings would cut a text differently
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkingSettings:
+    """Everything that decides where a text is cut."""
+
+    max_tokens: int  # of one encoder input: special tokens, prompt, context and text together
+    tokenizer: str  # sha256 of the tokenizer that counts
+    document_prompt: str
+    separator: str
+    context_bytes: int
+    method: str = METHOD
+
+    @property
+    def hash(self) -> str:
+        return sha256_json(asdict(self))
+
+
+class Chunker(Protocol):
+    """Cuts parsed texts into chunks that fit one encoder."""
+
+    def __call__(self, parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+        """Chunks in the order of the text; none for a text without words. For each of them
+        `encoder.count_tokens([encoder.spec.render(...)])` is at most `encoder.spec.max_tokens`."""
+
+
+def settings_for(encoder: Encoder) -> ChunkingSettings:
+    """The chunking that uses an encoder's budget fully."""
+    spec = encoder.spec
+    return ChunkingSettings(
+        max_tokens=spec.max_tokens,
+        tokenizer=encoder.tokenizer_hash,
+        document_prompt=spec.document_prompt,
+        separator=spec.separator,
+        context_bytes=spec.context_bytes,
+    )
+
+
+def check_fits(settings: ChunkingSettings, encoder: Encoder) -> None:
+    """Raise ChunkingMismatch when chunks of this chunking could be truncated by this encoder."""
+    own = settings_for(encoder)
+    if settings.max_tokens > own.max_tokens:
+        raise ChunkingMismatch(
+            f"chunks of up to {settings.max_tokens} tokens would be truncated by an encoder that reads {own.max_tokens}; "
+            "build the index with a chunking made for this encoder"
+        )
+    if (settings.tokenizer, settings.document_prompt) != (own.tokenizer, own.document_prompt) or (
+        settings.separator,
+        settings.context_bytes,
+    ) != (own.separator, own.context_bytes):
+        raise ChunkingMismatch(
+            "this chunking counted tokens with another tokenizer or document template; "
+            "build the index with a chunking made for this encoder"
+        )

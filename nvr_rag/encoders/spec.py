@@ -1,0 +1,74 @@
+"""What an encoder is, apart from its weights: roles, template, budget. Saved beside the weights and fingerprinted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from nvr_rag.errors import EncoderError
+
+SPEC_FILE = "nvr_encoder.json"
+_JOIN = " > "
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _cut(text: str, size: int) -> str:
+    """The longest prefix of `text` of at most `size` UTF-8 bytes."""
+    return text.encode("utf-8", "surrogatepass")[:size].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderSpec:
+    """Everything besides weights and tokenizer that decides which vector a text gets."""
+
+    dimension: int  # D
+    max_tokens: int  # per input, special tokens and prompt included
+    pooling: str  # "mean", "cls", "lasttoken" ...
+    normalize: bool  # vectors have length 1, so that the inner product is the cosine
+    query_prompt: str = ""  # put before every query
+    document_prompt: str = ""  # put before every document input
+    separator: str = "\n"  # document template: context (title and heading path), separator, text
+    context_bytes: int = 192  # of UTF-8 that the context may take; no tokenizer makes more tokens than bytes of it
+
+    def render(self, *, title: str, headings: Sequence[str], text: str) -> str:
+        """The document input for a chunk: the template applied, the prompt not yet."""
+        context = self.context(title=title, headings=headings)
+        return f"{context}{self.separator}{text}" if context else text
+
+    def context(self, *, title: str, headings: Sequence[str]) -> str:
+        """What stands before a chunk's text: the title, then the headings that do not repeat what is before them.
+
+        Over `context_bytes` the title is cut to half of it and headings go, outermost first.
+        """
+        path = [part for part in (title, *headings) if part]
+        path = [part for i, part in enumerate(path) if i == 0 or part != path[i - 1]]
+        if not path or _size(_JOIN.join(path)) <= self.context_bytes:
+            return _JOIN.join(path)
+        head, tail = path[0], path[1:]
+        head = _cut(head, self.context_bytes // 2 if tail else self.context_bytes)
+        while tail and _size(_JOIN.join((head, *tail))) > self.context_bytes:
+            tail = tail[1:]
+        return _JOIN.join((head, *tail))
+
+    def save(self, directory: Path) -> None:
+        """Write the spec beside the weights."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+        (directory / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> EncoderSpec:
+        """Read the spec of a model directory. Raises EncoderError when the file is damaged or from a newer release."""
+        path = directory / SPEC_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            unknown = set(values) - {field.name for field in fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown keys {sorted(unknown)}")
+            return cls(**values)
+        except (OSError, ValueError, TypeError) as error:
+            raise EncoderError(f"{path} is not a usable encoder spec ({error}); export the model again") from error

@@ -1,0 +1,105 @@
+"""Every error that callers may handle, in one tree. `retry` says whether the same call can succeed later by itself.
+
+NvrError
+├── InvalidInput             the request is wrong; the message names the field and the remedy
+│   └── InvalidFilter
+├── NotFound                 no such collection, document, query, index ...
+├── Conflict                 the request contradicts what is stored
+├── ConfigurationError       settings or data folder unusable
+│   └── NewerDataFolder      written by a newer release
+├── EncoderError             a model directory cannot be used
+│   └── EncoderMismatch      an index and an encoder that do not belong together
+├── ChunkingMismatch         chunks that an encoder would truncate
+├── ParseFailed              one document could not be read; the others go on
+├── StoreError               the vector store
+│   ├── StoreBusy            owned by another process                       (retry)
+│   ├── StoreUnavailable     refused, slow, cut off                          (retry)
+│   ├── IndexMissing         the store has lost an index that the log knows: rebuild
+│   └── IndexExists
+└── DatabaseUnavailable      locked for too long, or gone                    (retry)
+"""
+
+from __future__ import annotations
+
+
+class NvrError(Exception):
+    """Base of all of them. The message is one or two sentences for a person: what is wrong and what to do."""
+
+    retry = False
+
+
+class InvalidInput(NvrError):
+    """A value that the caller sent is not acceptable. `field` names it."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidFilter(InvalidInput):
+    """A filter that does not follow the filter language."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, field="filter")
+
+
+class NotFound(NvrError):
+    """What was named does not exist."""
+
+
+class Conflict(NvrError):
+    """What was asked contradicts what is stored."""
+
+
+class ConfigurationError(NvrError):
+    """The settings, or the data folder, cannot be used as they are."""
+
+
+class NewerDataFolder(ConfigurationError):
+    """The data folder was written by a newer release."""
+
+
+class EncoderError(NvrError):
+    """A model directory is incomplete, unsafe or not what it says."""
+
+
+class EncoderMismatch(EncoderError):
+    """An index was opened with an encoder other than the one that built it."""
+
+
+class ChunkingMismatch(NvrError):
+    """The chunks of a chunking do not fit an encoder's token budget."""
+
+
+class ParseFailed(NvrError):
+    """A document could not be turned into text. The message is the reason, in words for a person."""
+
+
+class StoreError(NvrError):
+    """The vector store did not do what was asked."""
+
+
+class StoreBusy(StoreError):
+    """Another process owns the index."""
+
+    retry = True
+
+
+class StoreUnavailable(StoreError):
+    """The vector store refused, was too slow, or was cut off."""
+
+    retry = True
+
+
+class IndexMissing(StoreError):
+    """The vector store does not have an index that the corpus log knows."""
+
+
+class IndexExists(StoreError):
+    """The vector store has an index of this name already."""
+
+
+class DatabaseUnavailable(NvrError):
+    """The database is locked for too long, or cannot be reached."""
+
+    retry = True

@@ -1,0 +1,218 @@
+"""The filter language: JSON in, a small tree out, and what the tree means for one document's fields.
+
+    {"media_type": "text/markdown"}                       equals; a list field matches when any element does
+    {"metadata.year": {"gte": 2020, "lt": 2024}}          range: gt, gte, lt, lte over numbers
+    {"uri": {"in": ["file:///a.md", "file:///b.md"]}}     one of
+    {"metadata.owner": {"exists": true}}                  present and not null
+    {"and": [...]}, {"or": [...]}, {"not": {...}}         and several keys in one object mean "and"
+
+Stores compile the tree; `matches` is its meaning in Python. Equality of numbers ignores whether they are written as
+integers; true and false are not numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nvr_rag.errors import InvalidFilter
+
+FIELDS = ("document_id", "uri", "title", "media_type")
+MAX_DEPTH = 8
+MAX_CONDITIONS = 256
+_RANGE = ("gt", "gte", "lt", "lte")
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Equals:
+    """The field, or any element of it, equals the value."""
+
+    field: str
+    value: Scalar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class In:
+    """The field, or any element of it, equals one of the values (at least one)."""
+
+    field: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """The field, or any element of it, is a number within the bounds."""
+
+    field: str
+    gt: float | None = None
+    gte: float | None = None
+    lt: float | None = None
+    lte: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exists:
+    """The field is there, not null and not an empty list."""
+
+    field: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class And:
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Or:
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Not:
+    part: Filter
+
+
+Filter = Equals | In | Range | Exists | And | Or | Not
+
+
+def parse_filter(value: Mapping[str, Any] | None) -> Filter | None:
+    """Read a filter from JSON values. None and {} mean no filter. Raises InvalidFilter: the place and the remedy."""
+    if not value:
+        if value is None or isinstance(value, Mapping):
+            return None
+        raise InvalidFilter(f'a filter is a JSON object such as {{"media_type": "text/markdown"}}; got {value!r}')
+    budget = [MAX_CONDITIONS]
+    return _parse_object(value, 0, budget)
+
+
+def _parse_object(value: Any, depth: int, budget: list[int]) -> Filter:
+    if not isinstance(value, Mapping) or not value:
+        raise InvalidFilter(f"expected a JSON object with at least one condition, got {_short(value)}")
+    if depth > MAX_DEPTH:
+        raise InvalidFilter(f"a filter may nest {MAX_DEPTH} levels deep; simplify it")
+    parts = tuple(_parse_entry(key, entry, depth, budget) for key, entry in value.items())
+    return parts[0] if len(parts) == 1 else And(parts=parts)
+
+
+def _parse_entry(key: Any, entry: Any, depth: int, budget: list[int]) -> Filter:
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise InvalidFilter(f'a filter may have {MAX_CONDITIONS} conditions; use {{"in": [...]}} for long lists')
+    if key in ("and", "or"):
+        if not isinstance(entry, Sequence) or isinstance(entry, str) or not entry:
+            raise InvalidFilter(f'"{key}" takes a list of at least one filter, got {_short(entry)}')
+        parts = tuple(_parse_object(part, depth + 1, budget) for part in entry)
+        return And(parts=parts) if key == "and" else Or(parts=parts)
+    if key == "not":
+        return Not(part=_parse_object(entry, depth + 1, budget))
+    field = _field(key)
+    return _parse_condition(field, entry)
+
+
+def _field(key: Any) -> str:
+    if key in FIELDS or (isinstance(key, str) and key.startswith("metadata.") and _is_path(key)):
+        return str(key)
+    raise InvalidFilter(
+        f"unknown field {_short(key)}; fields are {', '.join(FIELDS)} and metadata.<name>, "
+        f"operators and, or, not" + (f'; did you mean "metadata.{key}"?' if _is_path(str(key)) else "")
+    )
+
+
+def _is_path(key: str) -> bool:
+    """Letters of any script, digits, '_' and '-', in parts joined by dots: nothing a store reads as syntax."""
+    return len(key) <= 256 and all(part and part.replace("_", "").replace("-", "").isalnum() for part in key.split("."))
+
+
+def _parse_condition(field: str, entry: Any) -> Filter:
+    if not isinstance(entry, Mapping):
+        return Equals(field=field, value=_scalar(field, entry))
+    if set(entry) == {"in"}:
+        values = entry["in"]
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise InvalidFilter(f'{field}: "in" takes a list of at least one value, got {_short(values)}')
+        if len(values) > 1000:
+            raise InvalidFilter(f'{field}: "in" takes at most 1000 values, got {len(values)}')
+        return In(field=field, values=tuple(_scalar(field, value) for value in values))
+    if set(entry) == {"exists"}:
+        if not isinstance(entry["exists"], bool):
+            raise InvalidFilter(f'{field}: "exists" is true or false, got {_short(entry["exists"])}')
+        return Exists(field=field) if entry["exists"] else Not(part=Exists(field=field))
+    if entry and set(entry) <= set(_RANGE):
+        return Range(field=field, **{name: _number(field, bound) for name, bound in entry.items()})
+    operators = ", ".join(("in", "exists", *_RANGE))
+    raise InvalidFilter(f"{field}: operators are {operators}; got {_short(sorted(map(str, entry)))}")
+
+
+def _scalar(field: str, value: Any) -> Scalar:
+    if isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, (int, float)) and _fits(value):
+        return value
+    raise InvalidFilter(f"{field}: a value is a string, a finite number, true or false; got {_short(value)}")
+
+
+def _number(field: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value):
+        return float(value)
+    raise InvalidFilter(f"{field}: a bound is a finite number; got {_short(value)}")
+
+
+def _fits(value: float) -> bool:
+    return -(2**53) <= value <= 2**53 if isinstance(value, int) else math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def matches(where: Filter | None, fields: Mapping[str, Any]) -> bool:
+    """Whether a document with these fields (nested under "metadata") passes."""
+    match where:
+        case None:
+            return True
+        case And(parts=parts):
+            return all(matches(part, fields) for part in parts)
+        case Or(parts=parts):
+            return any(matches(part, fields) for part in parts)
+        case Not(part=part):
+            return not matches(part, fields)
+        case Exists(field=field):
+            return any(value is not None for value in _values(fields, field))
+        case Equals(field=field, value=wanted):
+            return any(_equal(value, wanted) for value in _values(fields, field))
+        case In(field=field, values=wanted_values):
+            return any(_equal(value, wanted) for value in _values(fields, field) for wanted in wanted_values)
+        case Range(field=field):
+            return any(_within(value, where) for value in _values(fields, field))
+
+
+def _values(fields: Mapping[str, Any], path: str) -> Iterator[Any]:
+    value: Any = fields
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, (list, tuple)):
+        yield from value
+    else:
+        yield value
+
+
+def _equal(value: Any, wanted: Scalar) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    return bool(value == wanted)
+
+
+def _within(value: Any, bounds: Range) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return (
+        (bounds.gt is None or value > bounds.gt)
+        and (bounds.gte is None or value >= bounds.gte)
+        and (bounds.lt is None or value < bounds.lt)
+        and (bounds.lte is None or value <= bounds.lte)
+    )
