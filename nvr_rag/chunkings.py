@@ -58,7 +58,7 @@ def check_fits(settings: ChunkingSettings, encoder: Encoder) -> None:
     own = settings_for(encoder)
     if settings.max_tokens > own.max_tokens:
         raise ChunkingMismatch(
-            f"chunks of up to {settings.max_tokens} tokens would be truncated by an encoder that reads {own.max_tokens}; "
+            f"chunks of up to {settings.max_tokens} tokens do not fit an encoder that reads {own.max_tokens}; "
             "build the index with a chunking made for this encoder"
         )
     if (settings.tokenizer, settings.document_prompt) != (own.tokenizer, own.document_prompt) or (
