@@ -1,0 +1,96 @@
+"""One door to the database: open, migrate, read, write.
+
+Enters a URL; leaves SQLAlchemy connections inside transactions. Knows the differences between SQLite and PostgreSQL so
+that nothing else has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
+
+BUSY_TIMEOUT_SECONDS = 30
+
+
+class Database:
+    """The corpus log's database. Safe to share between threads; every method opens its own transaction."""
+
+    def __init__(self, url: str) -> None:
+        """Connect lazily; see `migrate` for the schema. Raises ConfigurationError for a URL that cannot be used."""
+        try:
+            self._engine = _make_engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise ConfigurationError(f"the database URL cannot be used: {error}") from error
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database throughout and writes nothing."""
+        with _wrapped(), self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that commits when the block ends well, and is durable against a power cut from there.
+
+        With `durable=False` it survives a killed process at once, and a power cut with the next durable commit.
+        """
+        with _wrapped(), self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                # Taking the write lock at once: a read lock that is widened later can fail half-way.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            elif not durable:
+                connection.execute(text("SET LOCAL synchronous_commit = off"))
+            yield connection
+            connection.commit()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _make_engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise ConfigurationError(f"the database must be SQLite or PostgreSQL, not {parsed.get_backend_name()}")
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver would begin transactions behind our back, and too late; we say BEGIN ourselves.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def _wrapped() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable(f"the connection to the database was lost: {error.orig}") from error
+        raise

@@ -1,0 +1,344 @@
+"""The tables: what is stored, which states it passes through, and the invariants that the database itself keeps.
+
+Written for SQLite and PostgreSQL alike. Times are UTC. JSON columns hold JSON values only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment: always aware and in UTC, also where the database keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Names constraints by rule, so that a migration can name them on every engine."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {str: Text, datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class Collection(Base):
+    """A set of documents that is searched as one. `next_seq` is the number that its next change will get: it is taken
+    by an update of this row inside the writing transaction, so that the order of numbers is the order of commits."""
+
+    __tablename__ = "collection"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    language: Mapped[str] = mapped_column(String(32))
+    next_seq: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Document(Base):
+    """A source document; its identity is its URI within the collection.
+
+    ready    its newest version answers searches
+    failed   the last attempt to read it failed with `error`; an older version, if there is one, still answers
+    deleted  gone: no version with a seq up to `deleted_seq` may ever be shown
+
+    new > ready | failed;  ready <> failed;  ready | failed > deleted > ready | failed (it came back)
+    """
+
+    __tablename__ = "document"
+    __table_args__ = (
+        UniqueConstraint("collection_id", "uri"),
+        CheckConstraint("state IN ('ready', 'failed', 'deleted')", name="state"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error"),
+        CheckConstraint("state <> 'deleted' OR deleted_seq > 0", name="deleted"),
+        Index("ix_document_collection_id_source", "collection_id", "source"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"))
+    uri: Mapped[str]
+    source: Mapped[str] = mapped_column(default="")
+    state: Mapped[str] = mapped_column(String(16))
+    error: Mapped[str | None]
+    acl: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    generation: Mapped[int] = mapped_column(default=0)
+    deleted_seq: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class DocumentVersion(Base):
+    """What a document said from its change `seq` on; never altered."""
+
+    __tablename__ = "document_version"
+    __table_args__ = (
+        UniqueConstraint("document_id", "generation"),
+        UniqueConstraint("document_id", "seq"),
+        CheckConstraint("generation >= 1 AND seq >= 1", name="positive"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    document_id: Mapped[str] = mapped_column(String(36), ForeignKey("document.id", ondelete="CASCADE"))
+    generation: Mapped[int]
+    seq: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    parser: Mapped[str]
+    media_type: Mapped[str]
+    title: Mapped[str]
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
+    text: Mapped[str]
+    text_format: Mapped[str] = mapped_column(String(16))
+    page_starts: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Change(Base):
+    """The change log of a collection: one row a change, in commit order. What a document looks like after it stands in
+    the other tables; a reader that has seen a change needs only the document's newest state."""
+
+    __tablename__ = "change"
+    __table_args__ = (CheckConstraint("kind IN ('put', 'delete')", name="kind"),)
+
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    document_id: Mapped[str] = mapped_column(String(36), ForeignKey("document.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+
+
+class Chunking(Base):
+    """Settings that decide where texts are cut; shared by all indexes that use them."""
+
+    __tablename__ = "chunking"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    settings: Mapped[dict[str, Any]]
+
+
+class Chunk(Base):
+    """A piece of text of a document; never altered. The same text at another place is the same chunk."""
+
+    __tablename__ = "chunk"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    document_id: Mapped[str] = mapped_column(String(36), ForeignKey("document.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    text: Mapped[str]
+
+
+class Placed(Base):
+    """Says that a version has been cut by a chunking: a version without chunks is not a version not yet cut."""
+
+    __tablename__ = "placed"
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("document_version.id", ondelete="CASCADE"), primary_key=True)
+    chunking_id: Mapped[int] = mapped_column(ForeignKey("chunking.id", ondelete="CASCADE"), primary_key=True)
+
+
+class Placement(Base):
+    """Where a chunk stands in a version: a half-open character span of the version's text."""
+
+    __tablename__ = "placement"
+    __table_args__ = (
+        UniqueConstraint("version_id", "chunking_id", "chunk_id"),
+        CheckConstraint('ordinal >= 0 AND start >= 0 AND "end" >= start', name="span"),
+    )
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("document_version.id", ondelete="CASCADE"), primary_key=True)
+    chunking_id: Mapped[int] = mapped_column(ForeignKey("chunking.id", ondelete="CASCADE"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    chunk_id: Mapped[str] = mapped_column(String(36), ForeignKey("chunk.id", ondelete="CASCADE"), index=True)
+    start: Mapped[int]
+    end: Mapped[int]
+    page: Mapped[int | None]
+    headings: Mapped[list[Any]]
+
+
+class EncoderVersion(Base):
+    """An encoder that was registered: weights, tokenizer and spec, named by a fingerprint over all of them."""
+
+    __tablename__ = "encoder_version"
+
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    source: Mapped[str]  # what to load: a directory, or bundled:<name>
+    spec: Mapped[dict[str, Any]]
+    tokenizer: Mapped[str] = mapped_column(String(64))
+    parent: Mapped[str | None] = mapped_column(String(64), ForeignKey("encoder_version.fingerprint"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class SearchIndex(Base):
+    """A materialised view of a collection: derived, disposable, rebuildable.
+
+    live     an indexer keeps it up with the log; everything up to `applied_seq` is in it, durably, and everything that
+             went stale up to `purged_seq` is out of it
+    retired  nobody uses it; its owner drops the physical index, then this row goes
+
+    live > retired > (gone)
+    """
+
+    __tablename__ = "search_index"
+    __table_args__ = (
+        CheckConstraint("state IN ('live', 'retired')", name="state"),
+        CheckConstraint("purged_seq <= applied_seq", name="seqs"),
+        CheckConstraint("state = 'retired' OR collection_id IS NOT NULL", name="orphan"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    collection_id: Mapped[int | None] = mapped_column(ForeignKey("collection.id", ondelete="SET NULL"), index=True)
+    chunking_id: Mapped[int] = mapped_column(ForeignKey("chunking.id"))
+    encoder: Mapped[str] = mapped_column(String(64), ForeignKey("encoder_version.fingerprint"))
+    lexical: Mapped[dict[str, Any]]
+    store: Mapped[dict[str, Any]]
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    applied_seq: Mapped[int] = mapped_column(default=0)
+    purged_seq: Mapped[int] = mapped_column(default=0)
+    state: Mapped[str] = mapped_column(String(16), default="live")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Deployment(Base):
+    """How a collection answers.
+
+    candidate > prepared > serving > previous > retired;  candidate > rejected;  previous > serving (rollback)
+
+    At most one serves a collection.
+    """
+
+    __tablename__ = "deployment"
+    __table_args__ = (
+        CheckConstraint(
+            "state IN ('candidate', 'prepared', 'serving', 'previous', 'retired', 'rejected')", name="state"
+        ),
+        CheckConstraint("mode IN ('dense', 'lexical', 'hybrid')", name="mode"),
+        Index(
+            "uq_deployment_serving",
+            "collection_id",
+            unique=True,
+            sqlite_where=text("state = 'serving'"),
+            postgresql_where=text("state = 'serving'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
+    index_id: Mapped[int] = mapped_column(ForeignKey("search_index.id"))
+    mode: Mapped[str] = mapped_column(String(16))
+    fusion: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class QueryRow(Base):
+    """What was asked and what was shown. `hits` is [[chunk id, score], ...] in the order shown."""
+
+    __tablename__ = "query"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
+    deployment_id: Mapped[int]
+    text: Mapped[str]
+    k: Mapped[int]
+    mode: Mapped[str] = mapped_column(String(16))
+    filter: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    user: Mapped[str | None]
+    session: Mapped[str | None]
+    hits: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class FeedbackRow(Base):
+    """What somebody said about a hit. The key makes saying it twice the same as saying it once."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        CheckConstraint("grade IS NULL OR grade >= 0", name="grade"),
+        CheckConstraint(
+            "kind IN ('relevant', 'irrelevant', 'click', 'cited', 'answer_good', 'answer_bad')", name="kind"
+        ),
+        UniqueConstraint("query_id", "chunk_id", "kind", "user"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    query_id: Mapped[str] = mapped_column(String(36), ForeignKey("query.id", ondelete="CASCADE"))
+    # "" rather than null where there is none: nulls would not collide in the unique key.
+    chunk_id: Mapped[str] = mapped_column(String(36), default="")
+    user: Mapped[str] = mapped_column(default="")
+    kind: Mapped[str] = mapped_column(String(16))
+    grade: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Job(Base):
+    """Work that the owner of the indexes does for another process.
+
+    queued > running > done | failed;  running > queued when the lease of a dead worker has run out
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        CheckConstraint("state IN ('queued', 'running', 'done', 'failed')", name="state"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="lease"),
+        Index("ix_job_state_id", "state", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    worker: Mapped[str | None] = mapped_column(String(36))
+    lease_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Process(Base):
+    """A server that is running, by its heartbeat: how a command finds it."""
+
+    __tablename__ = "process"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    pid: Mapped[int] = mapped_column(Integer)
+    host: Mapped[str]
+    url: Mapped[str | None]
+    heartbeat_at: Mapped[datetime] = mapped_column(default=now)
