@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 from nvr_rag.errors import EncoderError
@@ -20,6 +20,16 @@ def _size(text: str) -> int:
 def _cut(text: str, size: int) -> str:
     """The longest prefix of `text` of at most `size` UTF-8 bytes."""
     return text.encode("utf-8", "surrogatepass")[:size].decode("utf-8", "ignore")
+
+
+def _check(name: str, kind: str, value: object) -> None:
+    """Raise ValueError unless a value read from JSON is of the kind that its field says."""
+    if value is MISSING:
+        raise ValueError(f"{name} is missing")
+    if type(value).__name__ != kind:
+        raise ValueError(f"{name} must be of type {kind}, not {value!r}")
+    if isinstance(value, int) and not isinstance(value, bool) and value < (0 if name == "context_bytes" else 1):
+        raise ValueError(f"{name} is too small: {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +76,13 @@ class EncoderSpec:
         path = directory / SPEC_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not a JSON object")
             unknown = set(values) - {field.name for field in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown keys {sorted(unknown)}")
+            for field in fields(cls):
+                _check(field.name, str(field.type), values.get(field.name, field.default))
             return cls(**values)
         except (OSError, ValueError, TypeError) as error:
             raise EncoderError(f"{path} is not a usable encoder spec ({error}); export the model again") from error

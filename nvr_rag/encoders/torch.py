@@ -1,0 +1,184 @@
+"""Encoders on torch: a model directory, a hub id or the bundled model in; vectors out.
+
+Checking the directory is the work of `model_files`, loading it that of `sentence_model`, tokens that of `tokens`; here
+texts go through the model. torch takes seconds to import and is therefore imported when the first encoder is loaded.
+Knows no index, no chunk and no database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nvr_rag.encoders.base import Vectors
+from nvr_rag.encoders.batching import batches, windows
+from nvr_rag.encoders.bundled import BUNDLED, bundled_directory, check_bundled
+from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect, weight_hashes
+from nvr_rag.encoders.sentence_model import load_model, spec_of, traits_of
+from nvr_rag.encoders.spec import EncoderSpec
+from nvr_rag.encoders.tokens import Tokens
+from nvr_rag.errors import EncoderError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Encoding
+
+_BATCH_TOKENS_CPU = 4096  # padded tokens of one batch: more is no faster on a CPU, and delays whoever waits for it
+_BATCH_TOKENS_GPU = 65536
+_WINDOW_TEXTS = 1024  # tokenised together, so that texts of one length meet
+_WINDOW_CHARACTERS = 2_000_000
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def load_encoder(source: str = BUNDLED, *, device: str | None = None, threads: int | None = None) -> TorchEncoder:
+    """Load the bundled model, a model directory, or a model of the Hugging Face hub ("owner/name").
+
+    `device` is a torch device, by default the fastest there is. `threads` sets torch's CPU threads for the whole
+    process. The spec is read from nvr_encoder.json, or else derived from the model's own configuration. Raises
+    EncoderError: what is wrong with which file, and what to do.
+    """
+    files = inspect(_resolve(source))
+    weights = weight_hashes(files)
+    if source == BUNDLED:
+        check_bundled(weights)
+    model = load_model(files, device, threads)
+    spec = spec_of(model, files)
+    tokens = Tokens(model.tokenizer.backend_tokenizer.to_str(), traits_of(model), max_tokens=spec.max_tokens)
+    _check_prompts(tokens, spec, files)
+    return TorchEncoder(model, tokens=tokens, spec=spec, files=files, weights=weights)
+
+
+def export(source: str, directory: Path) -> TorchEncoder:
+    """Write the model and its spec to a new `directory`, whole or not at all, and return it loaded from `source`.
+
+    Loading `directory` gives an encoder with the same fingerprint. Raises EncoderError, also when it exists.
+    """
+    encoder = load_encoder(source)
+    copy_model(encoder.files, encoder.weights, encoder.spec, directory)
+    return encoder
+
+
+class TorchEncoder:
+    """A sentence-transformers model as an `Encoder`. Any number of threads may use it at once: nothing is locked, so a
+    long list in one thread never holds up a query in another."""
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        tokens: Tokens,
+        spec: EncoderSpec,
+        files: ModelFiles,
+        weights: dict[str, str],
+    ) -> None:
+        """`weights` are the hashes of the weight files. Use `load_encoder`."""
+        self._model = model
+        self._tokens = tokens
+        self._device = model.device
+        self._budget = _BATCH_TOKENS_GPU if self._device.type == "cuda" else _BATCH_TOKENS_CPU
+        self._prompt_lengths = {
+            prompt: tokens.prompt_length(prompt) for prompt in (spec.query_prompt, spec.document_prompt) if prompt
+        }
+        self.spec = spec
+        self.files = files
+        self.weights = weights
+        self.tokenizer_hash = tokens.hash
+        self.fingerprint = fingerprint(files, weights, {"hash": tokens.hash, **asdict(tokens.traits)}, spec)
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """(N, D) float32, in the order given; of length 1 when the spec says so. Texts over the budget are cut."""
+        return self._encode(texts, self.spec.query_prompt)
+
+    def encode_documents(self, inputs: Sequence[str]) -> Vectors:
+        """(N, D) float32, in the order given. `inputs` are rendered already (EncoderSpec.render)."""
+        return self._encode(inputs, self.spec.document_prompt)
+
+    def count_tokens(self, inputs: Sequence[str]) -> list[int]:
+        """Tokens of each document input, special tokens and the document prompt included, nothing cut."""
+        return self._tokens.count(inputs, self.spec.document_prompt)
+
+    def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
+        vectors = np.empty((len(texts), self.spec.dimension), dtype=np.float32)  # (N, D)
+        for window in windows([len(text) for text in texts], count=_WINDOW_TEXTS, total=_WINDOW_CHARACTERS):
+            inputs = self._tokens.encode([texts[i] for i in window], prompt)
+            for batch in batches([len(encoding) for encoding in inputs], budget=self._budget):
+                vectors[[window[i] for i in batch]] = self._forward([inputs[i] for i in batch], prompt)
+        if not np.isfinite(vectors).all():
+            raise EncoderError(
+                f"the model in {self.files.directory} gives vectors that are not numbers; train it again"
+            )
+        return vectors
+
+    def _forward(self, inputs: Sequence[Encoding], prompt: str) -> Vectors:
+        import torch
+
+        with torch.inference_mode(), self._precision():
+            features = self._features(inputs)
+            if prompt:
+                features["prompt_length"] = self._prompt_lengths[prompt]
+            pooled = self._model(features)["sentence_embedding"].float()[:, : self.spec.dimension]  # (B, D)
+            if self.spec.normalize:
+                pooled = torch.nn.functional.normalize(pooled, dim=1)
+            return pooled.cpu().numpy()  # type: ignore[no-any-return]
+
+    def _features(self, inputs: Sequence[Encoding]) -> dict[str, Any]:
+        """What a sentence-transformers model reads, padded to the longest input. An input without any token, which
+        only tokenizers without special tokens make, is read as one padding token."""
+        import torch
+
+        traits = self._tokens.traits
+        width = max(1, *(len(encoding) for encoding in inputs))
+        ids = np.full((len(inputs), width), traits.pad_id, dtype=np.int64)  # (B, T)
+        types = np.full_like(ids, traits.pad_type_id)
+        mask = np.zeros_like(ids)
+        for row, encoding in enumerate(inputs):
+            length = max(1, len(encoding))
+            span = slice(width - length, width) if traits.pad_left else slice(0, length)
+            mask[row, span] = 1
+            if len(encoding):
+                ids[row, span] = encoding.ids
+                types[row, span] = encoding.type_ids
+        arrays = {"input_ids": ids, "attention_mask": mask}
+        if traits.type_ids:
+            arrays["token_type_ids"] = types
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        import torch
+
+        return torch.autocast("cuda", dtype=torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+
+
+def _resolve(source: str) -> Path:
+    """The directory that holds a model; one of the hub is fetched, restricted to the files that we read."""
+    if source == BUNDLED:
+        return bundled_directory()
+    if Path(source).is_dir():
+        return Path(source).resolve()
+    if not _HUB_ID.fullmatch(source):
+        raise EncoderError(
+            f'no model directory at {source!r}; give a directory, a hub id as "owner/name", or {BUNDLED}'
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["onnx/*", "openvino/*"]))
+    except Exception as error:
+        raise EncoderError(
+            f"{source!r} is no directory here and could not be fetched from the Hugging Face hub ({error}); check the "
+            f"name and the connection, or use {BUNDLED}"
+        ) from error
+
+
+def _check_prompts(tokens: Tokens, spec: EncoderSpec, files: ModelFiles) -> None:
+    longest = max(tokens.count([""], spec.query_prompt)[0], tokens.count([""], spec.document_prompt)[0])
+    if longest >= spec.max_tokens:
+        raise EncoderError(
+            f"a prompt of {longest} tokens leaves no room in the {spec.max_tokens} that {files.directory} reads"
+        )
