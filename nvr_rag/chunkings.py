@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
@@ -30,7 +30,10 @@ class ChunkingSettings:
 
     @property
     def hash(self) -> str:
-        return sha256_json(asdict(self))
+        return sha256_json(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class Chunker(Protocol):

@@ -6,8 +6,8 @@
     {"metadata.owner": {"exists": true}}                  present and not null
     {"and": [...]}, {"or": [...]}, {"not": {...}}         and several keys in one object mean "and"
 
-Stores compile the tree; `matches` is its meaning in Python. Equality of numbers ignores whether they are written as
-integers; true and false are not numbers.
+Stores compile the tree; `matches` is its meaning in Python. Numbers are compared as doubles, however they are written;
+true and false are not numbers. A list is looked into one level deep, an object inside a list not at all.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exists:
-    """The field is there, not null and not an empty list."""
+    """The field is there, not null and not an empty list; a list of nulls is there."""
 
     field: str
 
@@ -148,6 +148,8 @@ def _parse_condition(field: str, entry: Any) -> Filter:
 
 
 def _scalar(field: str, value: Any) -> Scalar:
+    if isinstance(value, str) and not _is_unicode(value):
+        raise InvalidFilter(f"{field}: {_short(value)} is not valid Unicode (half of a surrogate pair)")
     if isinstance(value, (str, bool)):
         return value
     if isinstance(value, (int, float)) and _fits(value):
@@ -159,6 +161,14 @@ def _number(field: str, value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value):
         return float(value)
     raise InvalidFilter(f"{field}: a bound is a finite number; got {_short(value)}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fits(value: float) -> bool:
@@ -182,7 +192,7 @@ def matches(where: Filter | None, fields: Mapping[str, Any]) -> bool:
         case Not(part=part):
             return not matches(part, fields)
         case Exists(field=field):
-            return any(value is not None for value in _values(fields, field))
+            return _lookup(fields, field) not in (None, [], ())
         case Equals(field=field, value=wanted):
             return any(_equal(value, wanted) for value in _values(fields, field))
         case In(field=field, values=wanted_values):
@@ -192,27 +202,43 @@ def matches(where: Filter | None, fields: Mapping[str, Any]) -> bool:
 
 
 def _values(fields: Mapping[str, Any], path: str) -> Iterator[Any]:
-    value: Any = fields
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    value = _lookup(fields, path)
     if isinstance(value, (list, tuple)):
         yield from value
     else:
         yield value
 
 
+def _lookup(fields: Mapping[str, Any], path: str) -> Any:
+    value: Any = fields
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def _equal(value: Any, wanted: Scalar) -> bool:
-    if isinstance(value, bool) or isinstance(wanted, bool):
-        return value is wanted
-    return bool(value == wanted)
+    if isinstance(wanted, (bool, str)):
+        return type(value) is type(wanted) and bool(value == wanted)
+    number = _as_double(value)
+    return number is not None and number == float(wanted)
+
+
+def _as_double(value: Any) -> float | None:
+    """None for what is not a number; beyond the doubles it is infinite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _within(value: Any, bounds: Range) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
+    number = _as_double(value)
     return (
-        (bounds.gt is None or value > bounds.gt)
-        and (bounds.gte is None or value >= bounds.gte)
-        and (bounds.lt is None or value < bounds.lt)
-        and (bounds.lte is None or value <= bounds.lte)
+        number is not None
+        and (bounds.gt is None or number > bounds.gt)
+        and (bounds.gte is None or number >= bounds.gte)
+        and (bounds.lt is None or number < bounds.lt)
+        and (bounds.lte is None or number <= bounds.lte)
     )

@@ -164,6 +164,7 @@ class DeploymentRef:
     """Who answered: enough to tell two answers apart and to repeat one."""
 
     id: int
+    collection_id: int
     index: str
     encoder: str  # fingerprint
     mode: Mode

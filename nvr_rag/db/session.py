@@ -6,15 +6,17 @@ that nothing else has to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from nvr_rag.db.tables import Base
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -40,6 +42,8 @@ class Database:
         with _wrapped(), self._engine.connect() as connection:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     @contextmanager
@@ -94,3 +98,29 @@ def _wrapped() -> Iterator[None]:
         if error.connection_invalidated:
             raise DatabaseUnavailable(f"the connection to the database was lost: {error.orig}") from error
         raise
+
+
+def insert_ignore(connection: Connection, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; those whose key is there already are left as they are."""
+    if rows:
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_or_update(
+    connection: Connection,
+    table: type[Base],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    key: Sequence[str],
+    values: Sequence[str],
+) -> None:
+    """Insert rows; of those whose `key` is there already, take over `values`."""
+    if rows:
+        statement = _insert(connection, table)
+        taken = {name: statement.excluded[name] for name in values}
+        connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=taken), list(rows))
+
+
+def _insert(connection: Connection, table: type[Base]) -> Any:
+    """The engine's own INSERT: the standard has no word for what to do on a conflict."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

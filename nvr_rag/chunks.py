@@ -1,0 +1,279 @@
+"""Chunks and where they stand: cutting results go in; what an index should hold, and what a searcher may see, come out.
+
+The visibility rule lives here. An index that has applied the log up to `seq` shows, of each document, the newest
+version with a number up to `seq`, unless the document was deleted after that version; deletions count at once, however
+far an index lags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, exists, insert, select
+from sqlalchemy.orm import aliased
+
+from nvr_rag.db import tables as t
+from nvr_rag.db.session import insert_ignore
+from nvr_rag.ids import chunk_id, sha256_text
+from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """A version of a document that an index has to hold."""
+
+    id: int
+    document_id: str
+    seq: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlacedChunk:
+    """A chunk in a version of its document, with what an answer or an index needs to know of both."""
+
+    chunk_id: str
+    sha256: str  # of the text
+    text: str
+    start: int
+    end: int
+    page: int | None
+    headings: Sequence[str]
+    version_id: int
+    version_seq: int
+    document_id: str
+    uri: str
+    title: str
+    media_type: str
+    metadata: Mapping[str, Any]
+    acl: Sequence[str] | None
+
+    def fields(self) -> dict[str, Any]:
+        """What filters can ask for."""
+        return {
+            "document_id": self.document_id,
+            "uri": self.uri,
+            "title": self.title,
+            "media_type": self.media_type,
+            "metadata": dict(self.metadata),
+        }
+
+
+def place(connection: Connection, version: Version, chunking_id: int, drafts: Sequence[ChunkDraft]) -> None:
+    """Store how a chunking cuts a version. Doing it again is fine: the first time counts."""
+    already = select(t.Placed.version_id).where(t.Placed.version_id == version.id, t.Placed.chunking_id == chunking_id)
+    if connection.scalar(already) is not None:
+        return
+    seen: dict[str, int] = {}
+    chunks, placements = [], []
+    for ordinal, draft in enumerate(drafts):
+        digest = sha256_text(draft.text)
+        key = chunk_id(version.document_id, digest, seen.get(digest, 0))
+        seen[digest] = seen.get(digest, 0) + 1
+        chunks.append({"id": key, "document_id": version.document_id, "sha256": digest, "text": draft.text})
+        placements.append(
+            {
+                "version_id": version.id,
+                "chunking_id": chunking_id,
+                "ordinal": ordinal,
+                "chunk_id": key,
+                "start": draft.start,
+                "end": draft.end,
+                "page": draft.page,
+                "headings": list(draft.headings),
+            }
+        )
+    insert_ignore(connection, t.Chunk, chunks)
+    if placements:
+        connection.execute(insert(t.Placement), placements)
+    connection.execute(insert(t.Placed).values(version_id=version.id, chunking_id=chunking_id))
+
+
+def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -> list[Version]:
+    """The version of each of these documents that an index at `seq` shows; documents without one are left out."""
+    v = t.DocumentVersion
+    statement = (
+        select(v.id, v.document_id, v.seq)
+        .join(t.Document, t.Document.id == v.document_id)
+        .where(v.document_id.in_(document_ids), v.seq <= seq, _shown(seq))
+        .order_by(v.seq)
+    )
+    return [Version(id=row.id, document_id=row.document_id, seq=row.seq) for row in connection.execute(statement)]
+
+
+def unplaced(connection: Connection, versions: Sequence[Version], chunking_id: int) -> list[Version]:
+    """Those of the versions that the chunking has not cut yet."""
+    done = set(
+        connection.scalars(
+            select(t.Placed.version_id).where(
+                t.Placed.chunking_id == chunking_id, t.Placed.version_id.in_([version.id for version in versions])
+            )
+        )
+    )
+    return [version for version in versions if version.id not in done]
+
+
+def parsed_text(connection: Connection, version_id: int) -> ParsedText:
+    """The text of a version, as the parser left it."""
+    row = connection.execute(select(*t.DocumentVersion.__table__.c).where(t.DocumentVersion.id == version_id)).one()
+    return ParsedText(
+        text=row.text,
+        format=TextFormat(row.text_format),
+        media_type=row.media_type,
+        title=row.title,
+        page_starts=row.page_starts,
+        metadata=row.metadata,
+    )
+
+
+def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Iterator[PlacedChunk]:
+    """The chunks of a version in the order of the text, in bounded memory."""
+    p = t.Placement
+    after = -1
+    while True:
+        rows = connection.execute(
+            _placed_chunks()
+            .add_columns(p.ordinal)
+            .where(p.version_id == version.id, p.chunking_id == chunking_id, p.ordinal > after)
+            .order_by(p.ordinal)
+            .limit(_PAGE)
+        ).all()
+        yield from (_placed_chunk(row) for row in rows)
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1].ordinal
+
+
+def all_chunks(connection: Connection, collection_id: int, chunking_id: int, seq: int) -> Iterator[PlacedChunk]:
+    """Every chunk that an index at `seq` should hold, in ascending order of chunk id, in bounded memory."""
+    p, v = t.Placement, t.DocumentVersion
+    after = ""
+    while True:
+        rows = connection.execute(
+            _placed_chunks()
+            .where(
+                t.Document.collection_id == collection_id,
+                p.chunking_id == chunking_id,
+                p.chunk_id > after,
+                v.seq <= seq,
+                _shown(seq),
+            )
+            .order_by(p.chunk_id)
+            .limit(_PAGE)
+        ).all()
+        yield from (_placed_chunk(row) for row in rows)
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1].chunk_id
+
+
+def stale_chunks(
+    connection: Connection, document_ids: Sequence[str], chunking_id: int, *, purged: int, applied: int
+) -> list[str]:
+    """Chunks of these documents that an index at `applied`, purged up to `purged`, may still hold and should not."""
+    v, p = t.DocumentVersion, t.Placement
+    newer = aliased(t.DocumentVersion)
+    superseded = exists().where(newer.document_id == v.document_id, newer.seq > v.seq, newer.seq <= purged)
+    once = (
+        select(p.chunk_id)
+        .join(v, v.id == p.version_id)
+        .where(v.document_id.in_(document_ids), p.chunking_id == chunking_id, v.seq <= applied, ~superseded)
+    )
+    shown = (
+        select(p.chunk_id)
+        .join(v, v.id == p.version_id)
+        .join(t.Document, t.Document.id == v.document_id)
+        .where(v.document_id.in_(document_ids), p.chunking_id == chunking_id, v.seq <= applied, _shown(applied))
+    )
+    return sorted(set(connection.scalars(once)) - set(connection.scalars(shown)))
+
+
+def visible(
+    connection: Connection, chunk_ids: Sequence[str], chunking_id: int, *, since: int, until: int
+) -> list[PlacedChunk]:
+    """These chunks wherever an index that went from `since` to `until` during a search may have shown them.
+
+    When since < until a chunk may come back in several versions of its document; the caller chooses one version a
+    document. Chunks that nobody may see are left out; the order is not defined.
+    """
+    v = t.DocumentVersion
+    statement = _placed_chunks().where(
+        t.Placement.chunk_id.in_(chunk_ids),
+        t.Placement.chunking_id == chunking_id,
+        v.seq <= until,
+        _shown(since),
+        t.Document.acl.is_(None),  # closed: nobody can yet prove to be one of a document's principals
+    )
+    return [_placed_chunk(row) for row in connection.execute(statement)]
+
+
+def same_text(connection: Connection, collection_id: int, digests: Sequence[str]) -> dict[str, list[str]]:
+    """Ids of chunks of the collection by the sha256 of their text: where a vector may be found again."""
+    statement = (
+        select(t.Chunk.sha256, t.Chunk.id)
+        .join(t.Document, t.Document.id == t.Chunk.document_id)
+        .where(t.Chunk.sha256.in_(digests), t.Document.collection_id == collection_id)
+        .order_by(t.Chunk.id)
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(statement):
+        found.setdefault(row.sha256, []).append(row.id)
+    return found
+
+
+def _shown(seq: int) -> ColumnElement[bool]:
+    """The version is not superseded by one with a number up to `seq`, and not deleted."""
+    v = t.DocumentVersion
+    newer = aliased(t.DocumentVersion)
+    superseded = exists().where(newer.document_id == v.document_id, newer.seq > v.seq, newer.seq <= seq)
+    return and_(~superseded, v.seq > t.Document.deleted_seq, t.Document.state != "deleted")
+
+
+def _placed_chunks() -> Any:
+    p, v = t.Placement, t.DocumentVersion
+    return (
+        select(
+            p.chunk_id,
+            t.Chunk.sha256,
+            t.Chunk.text,
+            p.start,
+            p.end,
+            p.page,
+            p.headings,
+            v.id.label("version_id"),
+            v.seq,
+            v.title,
+            v.media_type,
+            v.meta,
+            t.Document.id.label("document_id"),
+            t.Document.uri,
+            t.Document.acl,
+        )
+        .select_from(p)
+        .join(t.Chunk, t.Chunk.id == p.chunk_id)
+        .join(v, v.id == p.version_id)
+        .join(t.Document, t.Document.id == v.document_id)
+    )
+
+
+def _placed_chunk(row: Any) -> PlacedChunk:
+    return PlacedChunk(
+        chunk_id=row.chunk_id,
+        sha256=row.sha256,
+        text=row.text,
+        start=row.start,
+        end=row.end,
+        page=row.page,
+        headings=row.headings,
+        version_id=row.version_id,
+        version_seq=row.seq,
+        document_id=row.document_id,
+        uri=row.uri,
+        title=row.title,
+        media_type=row.media_type,
+        metadata=row.metadata,
+        acl=row.acl,
+    )

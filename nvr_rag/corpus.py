@@ -1,0 +1,361 @@
+"""The corpus log: the truth about documents. Parsed texts enter; versions, changes and chunks leave.
+
+Every change gets a number (`seq`) in the transaction that makes it, and is durable when the call returns. It knows
+nothing of vectors: indexes follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, and_, delete, func, insert, or_, select, update
+
+from nvr_rag import collections
+from nvr_rag.db import tables as t
+from nvr_rag.errors import InvalidInput, NotFound
+from nvr_rag.ids import document_id
+from nvr_rag.types import Document, DocumentState, NewDocument
+
+MAX_URI_CHARACTERS = 4096
+_LOOKUP = 500  # ids in one IN (...), well under every engine's limit
+
+
+class Outcome(StrEnum):
+    """What putting a document came to."""
+
+    ADDED = "added"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Put:
+    """The answer to one put."""
+
+    document_id: str
+    outcome: Outcome
+    seq: int  # of the change; 0 when nothing changed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What a sync needs to decide whether a source document has to be read again."""
+
+    document_id: str
+    sha256: str
+    parser: str
+    state: DocumentState
+
+
+def put(connection: Connection, collection: str, documents: Sequence[NewDocument]) -> list[Put]:
+    """Store documents, in order; one that says what its newest version says changes nothing.
+
+    Raises NotFound (collection), InvalidInput (a URI that cannot be stored, or twice in one call).
+    """
+    collection_id = collections.find(connection, collection)
+    ids = [_identify(collection, document.uri) for document in documents]
+    if len(set(ids)) != len(ids):
+        raise InvalidInput("a URI may appear once in one call", field="uri")
+    current = _current(connection, ids)
+    changed = [i for i, key in enumerate(ids) if not _says_the_same(current.get(key), documents[i])]
+    seq = collections.allocate_seq(connection, collection_id, len(changed)) if changed else 0
+    answers = {}
+    for number, i in enumerate(changed, start=seq):
+        answers[i] = _store(connection, collection_id, ids[i], documents[i], current.get(ids[i]), number)
+    unchanged = [ids[i] for i in range(len(ids)) if i not in answers]
+    _mark_ready(connection, unchanged)
+    return [answers.get(i, Put(document_id=key, outcome=Outcome.UNCHANGED, seq=0)) for i, key in enumerate(ids)]
+
+
+def fail(connection: Connection, collection: str, *, uri: str, source: str, error: str) -> None:
+    """Record that a document could not be read. An older version of it goes on answering."""
+    collection_id = collections.find(connection, collection)
+    key = _identify(collection, uri)
+    if key not in _current(connection, [key]):
+        connection.execute(
+            insert(t.Document).values(
+                id=key, collection_id=collection_id, uri=uri, source=source, state="failed", error=storable(error)
+            )
+        )
+        return
+    connection.execute(
+        update(t.Document)
+        .where(t.Document.id == key)
+        .values(state="failed", source=source, error=storable(error), updated_at=t.now())
+    )
+
+
+def delete_documents(connection: Connection, collection: str, ids: Sequence[str]) -> list[str]:
+    """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given."""
+    collection_id = collections.find(connection, collection)
+    there: set[str] = set()
+    for part in _parts(ids):
+        there.update(
+            connection.scalars(
+                select(t.Document.id).where(
+                    t.Document.id.in_(part),
+                    t.Document.collection_id == collection_id,
+                    t.Document.state != DocumentState.DELETED,
+                )
+            )
+        )
+    doomed = [key for key in dict.fromkeys(ids) if key in there]
+    if doomed:
+        seq = collections.allocate_seq(connection, collection_id, len(doomed))
+        for number, key in enumerate(doomed, start=seq):
+            connection.execute(
+                update(t.Document)
+                .where(t.Document.id == key)
+                .values(state="deleted", error=None, deleted_seq=number, updated_at=t.now())
+            )
+            _log(connection, collection_id, number, key, "delete")
+    return doomed
+
+
+def forget_failures(connection: Connection, ids: Sequence[str]) -> None:
+    """Remove documents that never had a version (a failed file that has gone)."""
+    for part in _parts(ids):
+        connection.execute(delete(t.Document).where(t.Document.id.in_(part), t.Document.generation == 0))
+
+
+def known(connection: Connection, collection: str, source: str) -> dict[str, Known]:
+    """What is stored of one source, by URI, deleted documents left out."""
+    collection_id = collections.find(connection, collection)
+    statement = (
+        select(
+            t.Document.uri,
+            t.Document.id,
+            t.Document.state,
+            t.DocumentVersion.sha256,
+            t.DocumentVersion.parser,
+        )
+        .join(t.DocumentVersion, _newest_version(), isouter=True)
+        .where(
+            t.Document.collection_id == collection_id,
+            t.Document.source == source,
+            t.Document.state != DocumentState.DELETED,
+        )
+    )
+    return {
+        row.uri: Known(
+            document_id=row.id, sha256=row.sha256 or "", parser=row.parser or "", state=DocumentState(row.state)
+        )
+        for row in connection.execute(statement)
+    }
+
+
+def get(connection: Connection, collection: str, key: str) -> Document:
+    """One document by its id or its URI, deleted ones too. Raises NotFound."""
+    collection_id = collections.find(connection, collection)
+    statement = _documents(collection_id).where(or_(t.Document.id == key, t.Document.uri == key))
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")
+    return _document(collection, row)
+
+
+def list_documents(
+    connection: Connection,
+    collection: str,
+    *,
+    state: DocumentState | None = None,
+    after: str = "",
+    limit: int = 100,
+) -> list[Document]:
+    """Documents by URI, from the first URI greater than `after`; deleted ones only when asked for."""
+    collection_id = collections.find(connection, collection)
+    wanted = t.Document.state == state if state else t.Document.state != DocumentState.DELETED
+    statement = _documents(collection_id).where(wanted, t.Document.uri > after).order_by(t.Document.uri).limit(limit)
+    return [_document(collection, row) for row in connection.execute(statement).mappings()]
+
+
+def text_of(connection: Connection, key: str) -> str:
+    """The parsed text of a document's newest version. Raises NotFound."""
+    statement = select(t.DocumentVersion.text).join(t.Document, _newest_version()).where(t.Document.id == key)
+    text = connection.scalar(statement)
+    if text is None:
+        raise NotFound(f"the document {key} has no text")
+    return text
+
+
+def changed_since(connection: Connection, collection_id: int, seq: int, limit: int) -> tuple[list[str], int]:
+    """The documents that the next `limit` changes after `seq` touch, each once, and the number of the last change."""
+    rows = connection.execute(
+        select(t.Change.seq, t.Change.document_id)
+        .where(t.Change.collection_id == collection_id, t.Change.seq > seq)
+        .order_by(t.Change.seq)
+        .limit(limit)
+    ).all()
+    return list(dict.fromkeys(row.document_id for row in rows)), rows[-1].seq if rows else seq
+
+
+def storable(text: str) -> str:
+    """`text` as every engine can hold it, of the same length: NUL and lone surrogates become U+FFFD."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return "".join("\ufffd" if c == "\x00" or "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def _storable_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, Mapping):
+        return {storable(str(key)): _storable_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable_json(item) for item in value]
+    return value
+
+
+def _identify(collection: str, uri: str) -> str:
+    if not uri or len(uri) > MAX_URI_CHARACTERS or storable(uri) != uri:
+        raise InvalidInput(
+            f"a URI has 1 to {MAX_URI_CHARACTERS} characters without NUL or lone surrogates; got {uri[:80]!r}",
+            field="uri",
+        )
+    return document_id(collection, uri)
+
+
+def _newest_version() -> Any:
+    """Joins a document to its newest version: the one of the document's generation."""
+    return and_(t.DocumentVersion.document_id == t.Document.id, t.DocumentVersion.generation == t.Document.generation)
+
+
+def _current(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
+    """Documents with what their newest versions say, text left out."""
+    found: dict[str, RowMapping] = {}
+    v = t.DocumentVersion
+    for part in _parts(ids):
+        statement = (
+            select(
+                *t.Document.__table__.c,
+                v.sha256,
+                v.parser,
+                v.media_type,
+                v.title,
+                v.meta,
+                v.text_format,
+                v.page_starts,
+            )
+            .join(v, _newest_version(), isouter=True)
+            .where(t.Document.id.in_(part))
+        )
+        found.update((row["id"], row) for row in connection.execute(statement).mappings())
+    return found
+
+
+def _says_the_same(row: RowMapping | None, document: NewDocument) -> bool:
+    """Equal source bytes and parser mean equal text; what can differ without them is compared."""
+    if row is None or row["state"] == DocumentState.DELETED or row["generation"] == 0:
+        return False
+    parsed = document.parsed
+    acl = list(document.acl) if document.acl is not None else None
+    return bool(
+        (row["sha256"], row["parser"], row["source"], row["acl"])
+        == (document.sha256, document.parser, document.source, acl)
+        and (row["media_type"], row["title"], row["text_format"])
+        == (parsed.media_type, storable(parsed.title), parsed.format)
+        and row["metadata"] == _storable_json(parsed.metadata)
+    )
+
+
+def _store(
+    connection: Connection,
+    collection_id: int,
+    key: str,
+    document: NewDocument,
+    row: RowMapping | None,
+    seq: int,
+) -> Put:
+    parsed = document.parsed
+    generation = (row["generation"] if row else 0) + 1
+    fields: dict[str, Any] = {
+        "source": document.source,
+        "state": "ready",
+        "error": None,
+        "acl": list(document.acl) if document.acl is not None else None,
+        "generation": generation,
+        "updated_at": t.now(),
+    }
+    if row is None:
+        connection.execute(insert(t.Document).values(id=key, collection_id=collection_id, uri=document.uri, **fields))
+    else:
+        connection.execute(update(t.Document).where(t.Document.id == key).values(**fields))
+    connection.execute(
+        insert(t.DocumentVersion).values(
+            document_id=key,
+            generation=generation,
+            seq=seq,
+            sha256=document.sha256,
+            parser=document.parser,
+            media_type=parsed.media_type,
+            title=storable(parsed.title),
+            meta=_storable_json(parsed.metadata),
+            text=storable(parsed.text),
+            text_format=parsed.format,
+            page_starts=list(parsed.page_starts),
+        )
+    )
+    _log(connection, collection_id, seq, key, "put")
+    new = row is None or row["generation"] == 0 or row["state"] == DocumentState.DELETED
+    return Put(document_id=key, outcome=Outcome.ADDED if new else Outcome.UPDATED, seq=seq)
+
+
+def _log(connection: Connection, collection_id: int, seq: int, key: str, kind: str) -> None:
+    connection.execute(insert(t.Change).values(collection_id=collection_id, seq=seq, document_id=key, kind=kind))
+
+
+def _mark_ready(connection: Connection, ids: Sequence[str]) -> None:
+    """A document that failed and now reads as its newest version does is well again."""
+    for part in _parts(ids):
+        connection.execute(
+            update(t.Document)
+            .where(t.Document.id.in_(part), t.Document.state == DocumentState.FAILED)
+            .values(state="ready", error=None, updated_at=t.now())
+        )
+
+
+def _documents(collection_id: int) -> Select[Any]:
+    v = t.DocumentVersion
+    return (
+        select(
+            *t.Document.__table__.c,
+            v.seq,
+            v.sha256,
+            v.parser,
+            v.media_type,
+            v.title,
+            v.meta,
+            func.length(v.text).label("characters"),
+        )
+        .join(v, _newest_version(), isouter=True)
+        .where(t.Document.collection_id == collection_id)
+    )
+
+
+def _document(collection: str, row: RowMapping) -> Document:
+    return Document(
+        id=row["id"],
+        collection=collection,
+        uri=row["uri"],
+        source=row["source"],
+        state=DocumentState(row["state"]),
+        error=row["error"],
+        title=row["title"] or "",
+        media_type=row["media_type"] or "",
+        metadata=row["metadata"] or {},
+        sha256=row["sha256"] or "",
+        parser=row["parser"] or "",
+        generation=row["generation"],
+        seq=max(row["seq"] or 0, row["deleted_seq"]),
+        characters=row["characters"] or 0,
+        updated_at=row["updated_at"],
+        acl=row["acl"],
+    )
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), _LOOKUP):
+        yield ids[start : start + _LOOKUP]

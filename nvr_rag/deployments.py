@@ -1,0 +1,60 @@
+"""Deployments: how a collection answers. One serves; replacing it is one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from nvr_rag.db import tables as t
+from nvr_rag.errors import NotFound
+from nvr_rag.fusion import FusionSettings
+from nvr_rag.types import Mode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """A deployment and the index it answers from."""
+
+    id: int
+    collection_id: int
+    index_id: int
+    mode: Mode
+    fusion: FusionSettings
+    state: str  # see the table deployment
+    created_at: datetime
+
+
+def serve(connection: Connection, collection_id: int, index_id: int, mode: Mode, fusion: FusionSettings) -> int:
+    """Make a new deployment the serving one, in the caller's transaction; what served before becomes `previous`."""
+    connection.execute(
+        update(t.Deployment)
+        .where(t.Deployment.collection_id == collection_id, t.Deployment.state == "previous")
+        .values(state="retired")
+    )
+    connection.execute(
+        update(t.Deployment)
+        .where(t.Deployment.collection_id == collection_id, t.Deployment.state == "serving")
+        .values(state="previous")
+    )
+    row = connection.execute(
+        insert(t.Deployment)
+        .values(collection_id=collection_id, index_id=index_id, mode=mode, fusion=fusion.as_json(), state="serving")
+        .returning(t.Deployment.id)
+    )
+    return int(row.scalar_one())
+
+
+def serving(connection: Connection, collection: str) -> Deployment:
+    """The deployment that answers for a collection. Raises NotFound for an unknown collection or one without any."""
+    d = t.Deployment
+    row = connection.execute(
+        select(d.id, d.collection_id, d.index_id, d.mode, d.fusion, d.state, d.created_at)
+        .join(t.Collection, t.Collection.id == d.collection_id)
+        .where(t.Collection.name == collection, d.state == "serving")
+    ).first()
+    if row is None:
+        raise NotFound(f"nothing serves the collection {collection!r}")
+    values = {**row._mapping, "mode": Mode(row.mode), "fusion": FusionSettings(**row.fusion)}
+    return Deployment(**values)

@@ -1,0 +1,187 @@
+"""An index's life: its row in the log, the physical index in the store, and the guard that both belong together.
+
+Rows enter; open indexes leave. What is written into them is the business of `indexing` and `verification`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, insert, select, update
+
+from nvr_rag.chunkings import ChunkingSettings, check_fits
+from nvr_rag.db import tables as t
+from nvr_rag.db.session import Database, insert_ignore
+from nvr_rag.encoders.base import Encoder
+from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMissing, NotFound
+from nvr_rag.ids import new_id
+from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
+from nvr_rag.stores.lexical import LexicalEncoder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexInfo:
+    """The row of an index."""
+
+    id: int
+    name: str  # of the physical index
+    collection_id: int | None  # None once its collection was deleted
+    chunking_id: int
+    encoder: str  # fingerprint
+    lexical: Mapping[str, Any]
+    store: Mapping[str, Any]
+    applied_seq: int
+    purged_seq: int
+    state: str  # see the table search_index
+
+
+@dataclass(kw_only=True, slots=True)
+class LiveIndex:
+    """An index that this process has open, with what reads and writes it."""
+
+    info: IndexInfo  # as of opening: ask `state_of` for the sequence numbers of the moment
+    points: OpenIndex
+    encoder: Encoder
+    lexical: LexicalEncoder
+    maintenance: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
+
+
+def create(
+    connection: Connection, collection_id: int, chunking: ChunkingSettings, encoder: Encoder, lexical: LexicalEncoder
+) -> int:
+    """Add the row of an empty index and return its id; the physical one is made when it is first opened.
+
+    The encoder must be registered. Raises ChunkingMismatch when its input could be truncated.
+    """
+    check_fits(chunking, encoder)
+    row = connection.execute(
+        insert(t.SearchIndex)
+        .values(
+            collection_id=collection_id,
+            chunking_id=chunking_id(connection, chunking),
+            encoder=encoder.fingerprint,
+            lexical=dict(lexical.settings),
+            store={},
+            name=f"ix-{new_id()}",
+        )
+        .returning(t.SearchIndex.id)
+    )
+    return int(row.scalar_one())
+
+
+def chunking_id(connection: Connection, settings: ChunkingSettings) -> int:
+    """The id of a chunking, registered if it is new."""
+    insert_ignore(connection, t.Chunking, [{"hash": settings.hash, "settings": settings.as_json()}])
+    return int(connection.scalars(select(t.Chunking.id).where(t.Chunking.hash == settings.hash)).one())
+
+
+def get(connection: Connection, index_id: int) -> IndexInfo:
+    """The row as it is now. Raises NotFound."""
+    row = connection.execute(_infos().where(t.SearchIndex.id == index_id)).first()
+    if row is None:
+        raise NotFound("the index is gone: its collection was deleted or another index has replaced it")
+    return IndexInfo(**row._mapping)
+
+
+def all_infos(connection: Connection, collection_id: int | None = None) -> list[IndexInfo]:
+    """Every index, or those of one collection, oldest first."""
+    statement = _infos().order_by(t.SearchIndex.id)
+    if collection_id is not None:
+        statement = statement.where(t.SearchIndex.collection_id == collection_id)
+    return [IndexInfo(**row._mapping) for row in connection.execute(statement)]
+
+
+def open_index(store: Store, info: IndexInfo, encoder: Encoder, lexical: LexicalEncoder) -> LiveIndex:
+    """Open the physical index, made now if nothing was ever applied to it.
+
+    Raises EncoderMismatch unless encoder and lexical settings are those that built it, StoreBusy when another process
+    owns it, IndexMissing when the store has lost it.
+    """
+    if info.encoder != encoder.fingerprint:
+        raise EncoderMismatch(
+            f"the index {info.name} was built by the encoder {info.encoder[:12]}, not by {encoder.fingerprint[:12]}; "
+            "search it with its own encoder, or build an index for the other one"
+        )
+    if dict(info.lexical) != dict(lexical.settings):
+        raise EncoderMismatch(
+            f"the index {info.name} was built with other lexical settings ({dict(info.lexical)}) than this release "
+            f"uses ({dict(lexical.settings)}); build a new index"
+        )
+    if info.applied_seq == 0:
+        make(store, info, encoder)
+    points = store.open(info.name)
+    if points.config.encoder != encoder.fingerprint or points.config.dimension != encoder.spec.dimension:
+        points.close()
+        raise EncoderMismatch(
+            f"the physical index {info.name} holds vectors of the encoder {points.config.encoder[:12]}, not of "
+            f"{encoder.fingerprint[:12]}; run nvr-rag verify --repair to rebuild it"
+        )
+    return LiveIndex(info=info, points=points, encoder=encoder, lexical=lexical)
+
+
+def make(store: Store, info: IndexInfo, encoder: Encoder) -> None:
+    """Make the physical index if it is not there."""
+    config = StoreConfig(dimension=encoder.spec.dimension, encoder=encoder.fingerprint, settings=info.store)
+    try:
+        store.create(info.name, config)
+    except IndexExists:
+        return
+
+
+def start_over(database: Database, store: Store, index_id: int) -> None:
+    """Forget what was applied and drop what the store has: the index is rebuilt from the log."""
+    with database.write() as connection:
+        info = get(connection, index_id)
+        connection.execute(
+            update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(applied_seq=0, purged_seq=0)
+        )
+    store.drop(info.name)
+
+
+def advance(connection: Connection, index_id: int, *, applied: tuple[int, int]) -> None:
+    """Move applied_seq from the first to the second number. Raises IndexMissing when somebody else has moved it."""
+    done = connection.execute(
+        update(t.SearchIndex)
+        .where(t.SearchIndex.id == index_id, t.SearchIndex.applied_seq == applied[0])
+        .values(applied_seq=applied[1])
+    )
+    if done.rowcount != 1:
+        raise IndexMissing("the index was rebuilt or dropped by another process meanwhile; open it again")
+
+
+def set_purged(connection: Connection, index_id: int, seq: int) -> None:
+    """Record that what went stale up to `seq` is out of the index."""
+    connection.execute(
+        update(t.SearchIndex)
+        .where(t.SearchIndex.id == index_id, t.SearchIndex.applied_seq >= seq)
+        .values(purged_seq=seq)
+    )
+
+
+def drop_retired(database: Database, store: Store, index_id: int) -> None:
+    """Drop a retired index and its row. Raises StoreBusy while somebody has it open."""
+    with database.read() as connection:
+        info = get(connection, index_id)
+    if info.state == "retired":
+        store.drop(info.name)
+        with database.write() as connection:
+            connection.execute(delete(t.SearchIndex).where(t.SearchIndex.id == index_id))
+
+
+def _infos() -> Select[Any]:
+    i = t.SearchIndex
+    return select(
+        i.id,
+        i.name,
+        i.collection_id,
+        i.chunking_id,
+        i.encoder,
+        i.lexical,
+        i.store,
+        i.applied_seq,
+        i.purged_seq,
+        i.state,
+    )

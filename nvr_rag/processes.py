@@ -1,0 +1,65 @@
+"""Which servers run on this data: heartbeat rows, so that a command finds the server and its address."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, insert, select, update
+
+from nvr_rag.db import tables as t
+from nvr_rag.db.session import Database
+from nvr_rag.ids import new_id
+
+HEARTBEAT_SECONDS = 2.0
+DEAD_AFTER_SECONDS = 15.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessInfo:
+    """A process that was alive a moment ago."""
+
+    id: str
+    kind: str
+    pid: int
+    host: str
+    url: str | None
+    heartbeat_at: datetime
+
+
+def announce(database: Database, kind: str, url: str | None = None) -> str:
+    """Add a row for this process, clear those of the long dead, and return the id."""
+    process_id = new_id()
+    with database.write() as connection:
+        long_dead = t.now() - timedelta(seconds=20 * DEAD_AFTER_SECONDS)
+        connection.execute(delete(t.Process).where(t.Process.heartbeat_at < long_dead))
+        connection.execute(
+            insert(t.Process).values(id=process_id, kind=kind, pid=os.getpid(), host=socket.gethostname(), url=url)
+        )
+    return process_id
+
+
+def beat(database: Database, process_id: str) -> None:
+    """Say that the process is alive."""
+    with database.write(durable=False) as connection:
+        connection.execute(update(t.Process).where(t.Process.id == process_id).values(heartbeat_at=t.now()))
+
+
+def withdraw(database: Database, process_id: str) -> None:
+    """Remove the row: the process ends in order."""
+    with database.write(durable=False) as connection:
+        connection.execute(delete(t.Process).where(t.Process.id == process_id))
+
+
+def alive(database: Database, kind: str) -> list[ProcessInfo]:
+    """Processes of a kind whose heartbeat is fresh, latest first."""
+    p = t.Process
+    with database.read() as connection:
+        rows = connection.execute(
+            select(*p.__table__.c)
+            .where(p.kind == kind, p.heartbeat_at > t.now() - timedelta(seconds=DEAD_AFTER_SECONDS))
+            .order_by(p.heartbeat_at.desc())
+        )
+        return [ProcessInfo(**row._mapping) for row in rows]

@@ -1,0 +1,152 @@
+"""What was asked, what was shown, and what people said about it.
+
+Queries are written by one thread in groups: a caller waits for its row, and rows that come together share a commit.
+Feedback is durable against a power cut before it is acknowledged; a query row is durable against a killed process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from nvr_rag.db import tables as t
+from nvr_rag.db.session import Database, insert_or_update
+from nvr_rag.errors import DatabaseUnavailable, InvalidInput, NotFound, NvrError
+from nvr_rag.ids import new_id
+from nvr_rag.types import Feedback, FeedbackKind, Query, SearchResult
+
+GROUP = 256  # rows in one commit, at most
+WAIT_SECONDS = 40.0  # longer than the database itself waits for its lock
+
+_ABOUT_THE_ANSWER = (FeedbackKind.ANSWER_GOOD, FeedbackKind.ANSWER_BAD)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Pending:
+    row: dict[str, Any]
+    written: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+
+class QueryLog:
+    """The log of one process. Safe to share between threads; `close` writes what is still waiting."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_forever, name="query-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def record(self, query: Query, result: SearchResult) -> str:
+        """Write one query with its hits and return its id once it is in the database."""
+        pending = _Pending(row=_row(query, result))
+        self._pending.put(pending)
+        if not pending.written.wait(WAIT_SECONDS):
+            raise DatabaseUnavailable("the query could not be logged in time; try again")
+        if pending.error is not None:
+            raise pending.error
+        return str(pending.row["id"])
+
+    def close(self) -> None:
+        self._pending.put(None)
+        self._thread.join(WAIT_SECONDS)
+
+    def _write_forever(self) -> None:
+        while (first := self._pending.get()) is not None:
+            group, more = [first], True
+            while more and len(group) < GROUP:
+                try:
+                    following = self._pending.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    self._pending.put(None)
+                    more = False
+                else:
+                    group.append(following)
+            self._write(group)
+
+    def _write(self, group: Sequence[_Pending]) -> None:
+        error: Exception | None = None
+        try:
+            with self._database.write(durable=False) as connection:
+                connection.execute(insert(t.QueryRow), [pending.row for pending in group])
+        except NvrError as failure:
+            error = failure
+        except Exception as failure:  # a thread that dies here would hang every search
+            error = DatabaseUnavailable(f"the query could not be logged: {failure}")
+        for pending in group:
+            pending.error = error
+            pending.written.set()
+
+
+def record_feedback(connection: Connection, items: Sequence[Feedback]) -> int:
+    """Store feedback; of one user about one hit the last word of each kind counts. Returns how many rows are new.
+
+    Raises NotFound for an unknown query, InvalidInput for a chunk that was not among its hits.
+    """
+    shown = _shown(connection, {item.query_id for item in items})
+    for item in items:
+        _check(item, shown)
+    before = _count(connection, shown)
+    insert_or_update(
+        connection,
+        t.FeedbackRow,
+        [
+            {
+                "query_id": item.query_id,
+                "chunk_id": item.chunk_id or "",
+                "kind": item.kind,
+                "grade": item.grade,
+                "user": item.user or "",
+                "created_at": t.now(),
+            }
+            for item in items
+        ],
+        key=("query_id", "chunk_id", "kind", "user"),
+        values=("grade", "created_at"),
+    )
+    return _count(connection, shown) - before
+
+
+def _row(query: Query, result: SearchResult) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "collection_id": result.deployment.collection_id,
+        "deployment_id": result.deployment.id,
+        "text": query.text,
+        "k": query.k,
+        "mode": result.mode,
+        "filter": query.filter,
+        "user": query.user,
+        "session": query.session,
+        "hits": [[hit.chunk_id, round(hit.score, 6)] for hit in result.hits],
+        "created_at": t.now(),
+    }
+
+
+def _shown(connection: Connection, query_ids: set[str]) -> dict[str, set[str]]:
+    rows = connection.execute(select(t.QueryRow.id, t.QueryRow.hits).where(t.QueryRow.id.in_(query_ids)))
+    return {row.id: {hit[0] for hit in row.hits} for row in rows}
+
+
+def _check(item: Feedback, shown: dict[str, set[str]]) -> None:
+    if item.query_id not in shown:
+        raise NotFound(f"no query {item.query_id[:80]!r} in the log; send the query_id of a search answer")
+    if item.chunk_id is None and item.kind not in _ABOUT_THE_ANSWER:
+        raise InvalidInput(f"feedback of kind {item.kind} names the chunk_id of a hit", field="chunk_id")
+    if item.chunk_id is not None and item.chunk_id not in shown[item.query_id]:
+        raise InvalidInput(f"the chunk {item.chunk_id[:80]!r} was not among the hits of this query", field="chunk_id")
+
+
+def _count(connection: Connection, shown: dict[str, set[str]]) -> int:
+    return len(connection.scalars(select(t.FeedbackRow.id).where(t.FeedbackRow.query_id.in_(shown))).all())

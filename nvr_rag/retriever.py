@@ -1,0 +1,212 @@
+"""From a query to hits: encode, ask the index for candidates, fuse, and let the log decide what is shown.
+
+Queries enter, results leave; it knows no HTTP and writes nothing (logging is the caller's job). The index proposes, the
+log disposes: candidates are ids, and their text comes from the log under the visibility rule of `chunks`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from nvr_rag import chunks, deployments, indexes
+from nvr_rag.chunks import PlacedChunk
+from nvr_rag.collections import find
+from nvr_rag.db.session import Database
+from nvr_rag.deployments import Deployment
+from nvr_rag.errors import InvalidInput
+from nvr_rag.filters import Filter, matches, parse_filter
+from nvr_rag.fusion import fuse
+from nvr_rag.indexes import LiveIndex
+from nvr_rag.stores.base import Scored, SparseVector, Vector
+from nvr_rag.types import DeploymentRef, Hit, Mode, Query, SearchResult
+
+MAX_K = 1000
+MAX_QUERY_CHARACTERS = 10_000
+_SLACK = 8  # candidates hydrated beyond k at first: a few are usually invisible while an index lags
+_LOOKUP = 2000  # ids in one hydration
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """A query made ready for an index."""
+
+    dense: Vector | None  # None = this side is not asked
+    lexical: SparseVector | None
+    where: Filter | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidates:
+    """What both sides proposed to some depth, and the fused order."""
+
+    ranked: Sequence[tuple[str, float]]  # (id, score), best first
+    dense: Mapping[str, tuple[int, float]]  # id -> (rank, score)
+    lexical: Mapping[str, tuple[int, float]]
+    exhausted: bool  # no side has more
+
+
+class Retriever:
+    """Searches collections through the deployments that serve them. Safe to share between threads."""
+
+    def __init__(self, database: Database, open_index: Callable[[int], LiveIndex]) -> None:
+        """`open_index` gives the open index with an id, opening it the first time."""
+        self._database = database
+        self._open_index = open_index
+
+    def search(self, query: Query) -> SearchResult:
+        """At most `query.k` hits, best first; ties by chunk id.
+
+        Scores are the side's own in dense (inner product) and lexical (BM25) mode, fused ones in hybrid mode. Raises
+        InvalidInput, InvalidFilter, NotFound (collection), StoreBusy and StoreUnavailable (retry).
+        """
+        check_query(query)
+        where = parse_filter(query.filter)
+        with self._database.read() as connection:
+            find(connection, query.collection)
+            deployment = deployments.serving(connection, query.collection)
+            since = indexes.get(connection, deployment.index_id).applied_seq
+        index = self._open_index(deployment.index_id)
+        mode = query.mode or deployment.mode
+        started = time.perf_counter()
+        asked = _encode(index, query.text, mode, where)
+        encoded = time.perf_counter()
+        hits, seconds = self._hits(index, deployment, query, asked, since)
+        ref = DeploymentRef(
+            id=deployment.id,
+            collection_id=deployment.collection_id,
+            index=index.info.name,
+            encoder=index.info.encoder,
+            mode=deployment.mode,
+            applied_seq=since,
+        )
+        return SearchResult(hits=hits, deployment=ref, mode=mode, seconds={"encode": encoded - started, **seconds})
+
+    def _hits(
+        self, index: LiveIndex, deployment: Deployment, query: Query, asked: _Asked, since: int
+    ) -> tuple[list[Hit], dict[str, float]]:
+        """Go deeper until k hits are visible or nothing is left."""
+        depth = max(deployment.fusion.depth, 2 * query.k)
+        seconds = {"search": 0.0, "hydrate": 0.0}
+        while True:
+            started = time.perf_counter()
+            candidates = _search(index, deployment, asked, depth)
+            searched = time.perf_counter()
+            shown = self._visible(index, candidates, query.k, since, asked.where)
+            seconds["search"] += searched - started
+            seconds["hydrate"] += time.perf_counter() - searched
+            if len(shown) >= query.k or candidates.exhausted:
+                return [_hit(rank, *item, candidates) for rank, item in enumerate(shown, start=1)], seconds
+            depth *= 4
+
+    def _visible(
+        self, index: LiveIndex, candidates: _Candidates, k: int, since: int, where: Filter | None
+    ) -> list[tuple[PlacedChunk, float]]:
+        """The first k candidates that may be shown, with their scores."""
+        with self._database.read() as connection:
+            until = indexes.get(connection, index.info.id).applied_seq
+            shown: list[tuple[PlacedChunk, float]] = []
+            # While the index moves, a document's versions are told apart by all of its candidates; see _one_version.
+            size = k + _SLACK if until == since else len(candidates.ranked)
+            for start in range(0, len(candidates.ranked), max(1, size)):
+                part = candidates.ranked[start : start + size]
+                found = _hydrate(connection, [key for key, _ in part], index, since, until)
+                for key, score in part:
+                    chunk = found.get(key)
+                    if chunk is not None and matches(where, chunk.fields()):
+                        shown.append((chunk, score))
+                if len(shown) >= k:
+                    break
+        return shown[:k]
+
+
+def check_query(query: Query) -> None:
+    """Raise InvalidInput, naming the field, for a query outside the limits."""
+    if not query.text.strip():
+        raise InvalidInput("the query is empty; ask something", field="query")
+    if len(query.text) > MAX_QUERY_CHARACTERS:
+        raise InvalidInput(
+            f"a query has at most {MAX_QUERY_CHARACTERS} characters, this one has {len(query.text)}; shorten it",
+            field="query",
+        )
+    if not 1 <= query.k <= MAX_K:
+        raise InvalidInput(f"k is a number from 1 to {MAX_K}, not {query.k}", field="k")
+
+
+def _encode(index: LiveIndex, text: str, mode: Mode, where: Filter | None) -> _Asked:
+    return _Asked(
+        dense=index.encoder.encode_queries([text])[0] if mode != Mode.LEXICAL else None,
+        lexical=index.lexical.encode_query(text) if mode != Mode.DENSE else None,
+        where=where,
+    )
+
+
+def _search(index: LiveIndex, deployment: Deployment, asked: _Asked, depth: int) -> _Candidates:
+    dense = index.points.search_dense(asked.dense, depth, asked.where) if asked.dense is not None else []
+    lexical = index.points.search_lexical(asked.lexical, depth, asked.where) if asked.lexical is not None else []
+    if asked.dense is None or asked.lexical is None:
+        ranked = [(item.id, item.score) for item in (dense or lexical)]
+    else:
+        ranked = fuse(dense, lexical, deployment.fusion)
+    return _Candidates(
+        ranked=ranked,
+        dense=_ranks(dense),
+        lexical=_ranks(lexical),
+        exhausted=len(dense) < depth and len(lexical) < depth,
+    )
+
+
+def _ranks(side: Iterable[Scored]) -> dict[str, tuple[int, float]]:
+    return {item.id: (rank, item.score) for rank, item in enumerate(side, start=1)}
+
+
+def _hydrate(
+    connection: Connection, ids: Sequence[str], index: LiveIndex, since: int, until: int
+) -> dict[str, PlacedChunk]:
+    rows: list[PlacedChunk] = []
+    for start in range(0, len(ids), _LOOKUP):
+        part = ids[start : start + _LOOKUP]
+        rows += chunks.visible(connection, part, index.info.chunking_id, since=since, until=until)
+    return {row.chunk_id: row for row in _one_version(rows)}
+
+
+def _one_version(rows: Sequence[PlacedChunk]) -> list[PlacedChunk]:
+    """Of each document one version only.
+
+    When the index advanced during the search, both the version before and the one after may be allowed, and the store
+    was seen at some moment between: it held all points of the one, of the other, or of both. The version that has most
+    of the candidates was whole at that moment; when two have as many, the newer one.
+    """
+    support: dict[str, dict[int, int]] = {}
+    for row in rows:
+        versions = support.setdefault(row.document_id, {})
+        versions[row.version_seq] = versions.get(row.version_seq, 0) + 1
+    chosen = {key: max(seen, key=lambda seq: (seen[seq], seq)) for key, seen in support.items()}
+    return [row for row in rows if row.version_seq == chosen[row.document_id]]
+
+
+def _hit(rank: int, chunk: PlacedChunk, score: float, candidates: _Candidates) -> Hit:
+    dense = candidates.dense.get(chunk.chunk_id)
+    lexical = candidates.lexical.get(chunk.chunk_id)
+    return Hit(
+        rank=rank,
+        score=score,
+        chunk_id=chunk.chunk_id,
+        text=chunk.text,
+        document_id=chunk.document_id,
+        uri=chunk.uri,
+        title=chunk.title,
+        media_type=chunk.media_type,
+        metadata=chunk.metadata,
+        headings=chunk.headings,
+        page=chunk.page,
+        start=chunk.start,
+        end=chunk.end,
+        dense_rank=dense[0] if dense else None,
+        dense_score=dense[1] if dense else None,
+        lexical_rank=lexical[0] if lexical else None,
+        lexical_score=lexical[1] if lexical else None,
+    )

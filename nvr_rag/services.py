@@ -1,0 +1,33 @@
+"""What runs beside the API in a server: parts that other packages contribute, found by entry point.
+
+This is how the indexer, which lives in `ingest`, comes to run inside `nvr-rag serve` without being imported by it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from nvr_rag.workspace import Workspace
+
+GROUP = "nvr_rag.services"
+
+
+class Service(Protocol):
+    """Something that works in threads of its own from `start` to `stop`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def start(self, workspace: Workspace) -> None: ...
+
+    def stop(self) -> None:
+        """Finish what must be finished and return; called once."""
+
+    def problem(self) -> str | None:
+        """None while it is well; otherwise what is wrong, in words: a server with a problem is not ready."""
+
+
+def installed() -> list[Service]:
+    """New instances of all services that installed packages offer, by name."""
+    return [entry.load()() for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)]

@@ -1,0 +1,105 @@
+"""The settings of a process: environment variables with the prefix NVR_, nested by __, over an optional TOML file.
+
+    NVR_HOME=/srv/nvr NVR_API__PORT=9000 nvr-rag serve
+    NVR_CONFIG=/etc/nvr-rag.toml nvr-rag serve          (the file holds the same names in lower case)
+
+Read once, passed in; nothing fetches them from a global.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from nvr_rag.encoders.bundled import BUNDLED
+from nvr_rag.errors import ConfigurationError
+
+
+class QdrantSettings(BaseModel):
+    """A Qdrant server or cluster; without a URL, indexes are Edge shards in the data folder."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = None
+    """Such as http://localhost:6333."""
+    api_key: SecretStr | None = None
+    """Sent with every request."""
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    """How long one request may take."""
+
+
+class ApiSettings(BaseModel):
+    """The HTTP server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    """Address to listen on; only loopback while there are no API keys."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    max_body_bytes: int = Field(default=20_000_000, gt=0)
+    """Larger request bodies are refused."""
+
+
+class IngestSettings(BaseModel):
+    """Reading files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_file_bytes: int = Field(default=100_000_000, gt=0)
+    """Larger files are reported as failed."""
+    parse_timeout_seconds: float = Field(default=60.0, gt=0)
+    """How long one file may take to parse before its parser is killed."""
+    parse_memory_bytes: int = Field(default=2_000_000_000, gt=0)
+    """How much memory a parser may use before it is stopped."""
+
+
+class Settings(BaseSettings):
+    """Everything that a process of nvr-rag can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="NVR_", env_nested_delimiter="__", extra="ignore")
+
+    home: Path = Path("~/.nvr-rag")
+    """The data folder: database, indexes, models. NVR_HOME."""
+    database_url: SecretStr | None = None
+    """SQLAlchemy URL of a PostgreSQL database; default: SQLite in the data folder."""
+    encoder: str = BUNDLED
+    """What new collections are encoded with: bundled:<name>, a model directory, or a hub id."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads for the encoder; default: as many as torch takes."""
+    qdrant: QdrantSettings = QdrantSettings()
+    api: ApiSettings = ApiSettings()
+    ingest: IngestSettings = IngestSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("NVR_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises ConfigurationError with the names and the reasons, never with a secret."""
+    file = os.environ.get("NVR_CONFIG")
+    if file and not Path(file).is_file():
+        raise ConfigurationError(f"NVR_CONFIG names {file}, which is not a file")
+    try:
+        return Settings()
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"NVR_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
+            for item in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(f"settings cannot be used: {reasons}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"NVR_CONFIG: {file} is not valid TOML: {error}") from error
