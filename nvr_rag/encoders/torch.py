@@ -159,7 +159,7 @@ def _resolve(source: str) -> Path:
     """The directory that holds a model; one of the hub is fetched, restricted to the files that we read."""
     if source == BUNDLED:
         return bundled_directory()
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         return Path(source).resolve()
     if not _HUB_ID.fullmatch(source):
         raise EncoderError(
