@@ -63,7 +63,7 @@ class ModelFiles:
     configs: Mapping[str, Mapping[str, Any]]  # path -> content without stamps
 
 
-def inspect(directory: Path) -> ModelFiles:
+def inspect_model(directory: Path) -> ModelFiles:
     """Check a model directory without loading it. Raises EncoderError: the file and the remedy."""
     if not directory.is_dir():
         raise EncoderError(f"{directory} is not a model directory; give the folder that holds config.json")
@@ -127,7 +127,7 @@ def copy_model(files: ModelFiles, weights: Mapping[str, str], spec: EncoderSpec,
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         spec.save(partial)
-        if weight_hashes(inspect(partial)) != weights:
+        if weight_hashes(inspect_model(partial)) != weights:
             raise EncoderError(f"{files.directory} changed while it was copied; try again")
         _sync(partial)
         partial.rename(target)

@@ -29,6 +29,7 @@ def load_model(files: ModelFiles, device: str | None, threads: int | None) -> Se
     """
     import torch
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import get_device_name
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -36,15 +37,40 @@ def load_model(files: ModelFiles, device: str | None, threads: int | None) -> Se
         with _quiet():
             model = SentenceTransformer(
                 str(files.directory),
-                device=device,
+                device="cpu",
                 trust_remote_code=False,
                 local_files_only=True,
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             )
+        _check_model(model, files)
+        return model.to(device or get_device_name()).eval()
+    except EncoderError:
+        raise
     except Exception as error:  # whatever the libraries raise about a model: it cannot be used
         raise EncoderError(f"the model in {files.directory} cannot be loaded: {error}") from error
-    _check_model(model, files)
-    return model.eval()
+
+
+def spec_of(model: SentenceTransformer, files: ModelFiles) -> EncoderSpec:
+    """The spec beside the weights, or else the one that the model's own configuration amounts to. Raises EncoderError
+    when the file is damaged or promises what the model does not do."""
+    if not (files.directory / SPEC_FILE).exists():
+        return _derived_spec(model, files)
+    spec = EncoderSpec.load(files.directory)
+    _check_spec(spec, model, files)
+    return spec
+
+
+def traits_of(model: SentenceTransformer) -> TokenizerTraits:
+    """How the model wants its tokens."""
+    tokenizer = model.tokenizer
+    return TokenizerTraits(
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_left=tokenizer.padding_side == "left",
+        cut_left=tokenizer.truncation_side == "left",
+        type_ids="token_type_ids" in tokenizer.model_input_names,
+        plain_special=bool(tokenizer.split_special_tokens),
+    )
 
 
 @contextmanager
@@ -155,25 +181,3 @@ def _check_spec(spec: EncoderSpec, model: SentenceTransformer, files: ModelFiles
         raise EncoderError(f"{path} says max_tokens {spec.max_tokens}, the model reads {limit}; lower it")
     if spec.pooling != pooling:
         raise EncoderError(f"{path} says pooling {spec.pooling!r}, the model has {pooling!r}; export the model again")
-
-
-def spec_of(model: SentenceTransformer, files: ModelFiles) -> EncoderSpec:
-    """The spec beside the weights, or else the one that the model's own configuration amounts to. Raises EncoderError
-    when the file is damaged or promises what the model does not do."""
-    if not (files.directory / SPEC_FILE).exists():
-        return _derived_spec(model, files)
-    spec = EncoderSpec.load(files.directory)
-    _check_spec(spec, model, files)
-    return spec
-
-
-def traits_of(model: SentenceTransformer) -> TokenizerTraits:
-    tokenizer = model.tokenizer
-    return TokenizerTraits(
-        pad_id=tokenizer.pad_token_id or 0,
-        pad_type_id=tokenizer.pad_token_type_id,
-        pad_left=tokenizer.padding_side == "left",
-        cut_left=tokenizer.truncation_side == "left",
-        type_ids="token_type_ids" in tokenizer.model_input_names,
-        plain_special=bool(tokenizer.split_special_tokens),
-    )

@@ -19,7 +19,7 @@ import numpy as np
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.batching import batches, windows
 from nvr_rag.encoders.bundled import BUNDLED, bundled_directory, check_bundled
-from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect, weight_hashes
+from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect_model, weight_hashes
 from nvr_rag.encoders.sentence_model import load_model, spec_of, traits_of
 from nvr_rag.encoders.spec import EncoderSpec
 from nvr_rag.encoders.tokens import Tokens
@@ -43,7 +43,7 @@ def load_encoder(source: str = BUNDLED, *, device: str | None = None, threads: i
     process. The spec is read from nvr_encoder.json, or else derived from the model's own configuration. Raises
     EncoderError: what is wrong with which file, and what to do.
     """
-    files = inspect(_resolve(source))
+    files = inspect_model(_resolve(source))
     weights = weight_hashes(files)
     if source == BUNDLED:
         check_bundled(weights)

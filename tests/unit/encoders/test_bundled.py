@@ -6,12 +6,12 @@ import pytest
 
 from nvr_rag.encoders import bundled
 from nvr_rag.encoders.bundled import bundled_directory, check_bundled
-from nvr_rag.encoders.model_files import inspect, weight_hashes
+from nvr_rag.encoders.model_files import inspect_model, weight_hashes
 from nvr_rag.errors import EncoderError
 
 
 def test_the_bundled_weights_are_the_official_ones() -> None:
-    hashes = weight_hashes(inspect(bundled_directory()))
+    hashes = weight_hashes(inspect_model(bundled_directory()))
     # sha256 of model.safetensors as published for sentence-transformers/all-MiniLM-L6-v2
     assert hashes == {"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}
     check_bundled(hashes)

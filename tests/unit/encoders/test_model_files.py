@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nvr_rag.encoders.model_files import copy_model, fingerprint, inspect, weight_hashes
+from nvr_rag.encoders.model_files import copy_model, fingerprint, inspect_model, weight_hashes
 from nvr_rag.encoders.spec import SPEC_FILE, EncoderSpec
 from nvr_rag.errors import EncoderError
 
@@ -25,7 +25,7 @@ def edit(path: Path, **values: Any) -> None:
 
 
 def identity(directory: Path, spec: EncoderSpec = SPEC) -> str:
-    files = inspect(directory)
+    files = inspect_model(directory)
     return fingerprint(files, weight_hashes(files), {"hash": "t"}, spec)
 
 
@@ -149,7 +149,7 @@ def test_an_unusable_directory_is_refused_with_the_file_and_the_remedy(tiny: Bui
     directory = tiny()
     spoil(directory)
     with pytest.raises(EncoderError) as caught:
-        inspect(directory)
+        inspect_model(directory)
     assert file in str(caught.value)
     assert str(directory) in str(caught.value)
     assert words in str(caught.value)
@@ -157,12 +157,12 @@ def test_an_unusable_directory_is_refused_with_the_file_and_the_remedy(tiny: Bui
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="not a model directory"):
-        inspect(tmp_path / "nothing")
+        inspect_model(tmp_path / "nothing")
 
 
 def test_all_kinds_of_directories_are_accepted(tiny: Build) -> None:
     for name in ("plain", "prompts", "cls", "dot"):
-        assert inspect(tiny(name, name)).weights == ["model.safetensors"]
+        assert inspect_model(tiny(name, name)).weights == ["model.safetensors"]
 
 
 def test_weights_in_shards_are_all_hashed(tiny: Build) -> None:
@@ -172,7 +172,7 @@ def test_weights_in_shards_are_all_hashed(tiny: Build) -> None:
     (directory / "model.safetensors").unlink()
     places = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(places))
-    assert sorted(weight_hashes(inspect(directory))) == ["a.safetensors", "b.safetensors"]
+    assert sorted(weight_hashes(inspect_model(directory))) == ["a.safetensors", "b.safetensors"]
 
 
 UNCHANGED: dict[str, Callable[[Path], None]] = {
@@ -216,7 +216,7 @@ def test_what_changes_vectors_changes_the_fingerprint(tiny: Build, case: str) ->
 
 def test_the_fingerprint_covers_spec_and_tokenizer(tiny: Build) -> None:
     directory = tiny()
-    files = inspect(directory)
+    files = inspect_model(directory)
     weights = weight_hashes(files)
     longer = EncoderSpec(dimension=WIDTH, max_tokens=23, pooling="mean", normalize=True)
     prompted = EncoderSpec(dimension=WIDTH, max_tokens=24, pooling="mean", normalize=True, query_prompt="q ")
@@ -231,7 +231,7 @@ def test_a_copy_holds_what_is_needed_and_nothing_that_could_run(tiny: Build, tmp
     for name in ("modeling_x.py", "pytorch_model.bin", "optimizer.pt", "other.safetensors"):
         (directory / name).write_bytes(b"x")
     (directory / "LICENSE").write_text("Apache-2.0")
-    files = inspect(directory)
+    files = inspect_model(directory)
     copy_model(files, weight_hashes(files), SPEC, tmp_path / "deep" / "copy")
     names = {path.relative_to(tmp_path / "deep" / "copy").as_posix() for path in (tmp_path / "deep").rglob("*.*")}
     assert not names & {"modeling_x.py", "pytorch_model.bin", "optimizer.pt", "other.safetensors"}
@@ -241,14 +241,14 @@ def test_a_copy_holds_what_is_needed_and_nothing_that_could_run(tiny: Build, tmp
 
 
 def test_a_copy_never_replaces_what_is_there(tiny: Build, tmp_path: Path) -> None:
-    files = inspect(tiny())
+    files = inspect_model(tiny())
     (tmp_path / "taken").mkdir()
     with pytest.raises(EncoderError, match="exists already"):
         copy_model(files, weight_hashes(files), SPEC, tmp_path / "taken")
 
 
 def test_a_copy_that_fails_leaves_nothing(tiny: Build, tmp_path: Path) -> None:
-    files = inspect(tiny())
+    files = inspect_model(tiny())
     target = tmp_path / "out" / "copy"
     with pytest.raises(EncoderError, match="changed while it was copied"):
         copy_model(files, {"model.safetensors": "0" * 64}, SPEC, target)
@@ -256,7 +256,7 @@ def test_a_copy_that_fails_leaves_nothing(tiny: Build, tmp_path: Path) -> None:
 
 
 def test_a_copy_to_an_impossible_place_is_an_encoder_error(tiny: Build, tmp_path: Path) -> None:
-    files = inspect(tiny())
+    files = inspect_model(tiny())
     (tmp_path / "file").write_text("")
     with pytest.raises(EncoderError, match="cannot be written"):
         copy_model(files, weight_hashes(files), SPEC, tmp_path / "file" / "copy")
