@@ -121,9 +121,13 @@ def forget_failures(connection: Connection, ids: Sequence[str]) -> None:
         connection.execute(delete(t.Document).where(t.Document.id.in_(part), t.Document.generation == 0))
 
 
-def known(connection: Connection, collection: str, source: str) -> dict[str, Known]:
-    """What is stored of one source, by URI, deleted documents left out."""
+def known(connection: Connection, collection: str, root: str) -> dict[str, Known]:
+    """What was mirrored from under the URI `root`, by URI, deleted documents left out.
+
+    Documents that somebody put by hand have no source, and do not belong to any root.
+    """
     collection_id = collections.find(connection, collection)
+    folder = root.rstrip("/") + "/"
     statement = (
         select(
             t.Document.uri,
@@ -135,7 +139,8 @@ def known(connection: Connection, collection: str, source: str) -> dict[str, Kno
         .join(t.DocumentVersion, _newest_version(), isouter=True)
         .where(
             t.Document.collection_id == collection_id,
-            t.Document.source == source,
+            t.Document.source != "",
+            or_(t.Document.uri == root, func.substr(t.Document.uri, 1, len(folder)) == folder),
             t.Document.state != DocumentState.DELETED,
         )
     )
@@ -253,8 +258,7 @@ def _says_the_same(row: RowMapping | None, document: NewDocument) -> bool:
     parsed = document.parsed
     acl = list(document.acl) if document.acl is not None else None
     return bool(
-        (row["sha256"], row["parser"], row["source"], row["acl"])
-        == (document.sha256, document.parser, document.source, acl)
+        (row["sha256"], row["parser"], row["acl"]) == (document.sha256, document.parser, acl)
         and (row["media_type"], row["title"], row["text_format"])
         == (parsed.media_type, storable(parsed.title), parsed.format)
         and row["metadata"] == _storable_json(parsed.metadata)

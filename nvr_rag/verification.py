@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nvr_rag import chunks, indexes
@@ -13,6 +13,7 @@ from nvr_rag.indexing import CHUNKS_A_GROUP, Work, purge_round, want, write_grou
 from nvr_rag.stores.base import StoredPoint
 
 _EXAMPLES = 5
+_REPORT_EVERY = 1000  # chunks
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,10 +35,13 @@ class Verification:
         return self.repaired or self.missing + self.stale + self.foreign == 0
 
 
-def verify(database: Database, index: LiveIndex, *, repair: bool = False) -> Verification:
+def verify(
+    database: Database, index: LiveIndex, *, repair: bool = False, report: Callable[[int], None] | None = None
+) -> Verification:
     """Compare ids and both hashes of every point; with `repair`, write what is missing or stale and delete the rest.
 
-    Nothing is applied to the index meanwhile; the comparison is against the log as of the index's applied_seq.
+    `report` is told now and then how many chunks have been checked. Nothing is applied to the index meanwhile; the
+    comparison is against the log as of the index's applied_seq.
     """
     with index.maintenance:
         while purge_round(database, index, work=Work()):
@@ -47,6 +51,8 @@ def verify(database: Database, index: LiveIndex, *, repair: bool = False) -> Ver
         found = Verification(index=info.name, applied_seq=info.applied_seq)
         mender = _Mender(database, index) if repair else None
         for chunk, point in _joined(database, index, info):
+            if report and found.checked % _REPORT_EVERY == 0:
+                report(found.checked)
             if _is_right(index, chunk, point, found):
                 continue
             if len(found.examples) < _EXAMPLES:
