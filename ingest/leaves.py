@@ -1,0 +1,180 @@
+"""A text as a row of leaves: the parts that are only cut further when they must be, each with its cost in tokens.
+
+In go the blocks and sections of a text and an encoder's counter; out come leaves in order, and for each section the
+heading path that stands before its chunks and the room which that leaves for text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from ingest.cutting import Part, lines, sentences
+from ingest.sections import GLUED, ITEM, Block, Kind, Section
+from nvr_rag.encoders.base import Encoder
+from nvr_rag.errors import ChunkingMismatch
+
+_BATCH = 1 << 20  # characters handed to the tokenizer at once: bounds its memory
+_CHARACTERS_PER_TOKEN = 16  # a token counts for no more, so that a chunk of blanks or of one endless word stays small
+_ROW = re.compile(r"[^\r\n]+\s*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Leaf(NamedTuple):
+    """A span of the text and what it costs. A plain tuple: a text may have a million of them."""
+
+    start: int
+    end: int
+    strength: int  # of a cut before it
+    block: int
+    cost: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """What stands before a section's text in its chunks, and what that leaves for the text."""
+
+    headings: tuple[str, ...]
+    whole: bool  # the heading path was not shortened
+    room: int  # tokens
+
+
+class Meter:
+    """Counts tokens for one document, in batches, each distinct text once."""
+
+    def __init__(self, encoder: Encoder, title: str) -> None:
+        self._encoder = encoder
+        self._title = without_surrogates(title)
+        self.max_tokens = encoder.spec.max_tokens
+        self.context_bytes = encoder.spec.context_bytes
+        self._empty = encoder.count_tokens([""])[0]
+
+    def costs(self, texts: Sequence[str]) -> list[int]:
+        """What each text takes of a budget: its tokens, and more when it has very many characters for them."""
+        counts = self._count(texts)
+        return [max(n - self._empty, -(-len(t) // _CHARACTERS_PER_TOKEN)) for n, t in zip(counts, texts, strict=True)]
+
+    def totals(self, chunks: Sequence[tuple[Sequence[str], str]]) -> list[int]:
+        """Tokens of the encoder's input for each (headings, text)."""
+        render = self._encoder.spec.render
+        return self._count([render(title=self._title, headings=headings, text=text) for headings, text in chunks])
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        counts: dict[str, int] = {}
+        batch: list[str] = []
+        size = 0
+        for text in dict.fromkeys(texts):
+            batch.append(text)
+            size += len(text) + 16
+            if size > _BATCH:
+                counts.update(zip(batch, self._encoder.count_tokens(batch), strict=True))
+                batch, size = [], 0
+        counts.update(zip(batch, self._encoder.count_tokens(batch) if batch else (), strict=True))
+        return [counts[text] for text in texts]
+
+
+def without_surrogates(text: str) -> str:
+    """The text with lone surrogates, which no tokenizer takes, replaced one for one; offsets stay."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def leaves_of(text: str, blocks: Sequence[Block], meter: Meter) -> list[Leaf]:
+    """The blocks, long ones in their natural parts, and their costs."""
+    size = part_size(meter)
+    leaves = [
+        Leaf(part.start, part.end, part.strength, i)
+        for i, block in enumerate(blocks)
+        for part in _parts(text, block, size)
+    ]
+    return _measured(text, leaves, meter)
+
+
+def part_size(meter: Meter) -> int:
+    """Characters of a part so small that it need not be looked into: about an eighth of the budget."""
+    return max(16, meter.max_tokens // 2)
+
+
+def _parts(text: str, block: Block, size: int) -> list[Part]:
+    start, end, strength = block.start, block.end, block.strength
+    if end - start <= size or block.kind is Kind.HEADING:
+        return [Part(start, end, strength)]
+    if block.kind is Kind.CODE:
+        return lines(text, start, end, strength, size)
+    if block.kind is Kind.TABLE:
+        rows = [Part(m.start(), m.end(), ITEM) for m in _ROW.finditer(text, block.header_end, end)]
+        return [Part(start, block.header_end, strength), *(r._replace(strength=GLUED) for r in rows[:1]), *rows[1:]]
+    return sentences(text, start, end, strength)
+
+
+def _measured(text: str, leaves: Sequence[Leaf], meter: Meter) -> list[Leaf]:
+    costs = meter.costs([text[leaf.start : leaf.end] for leaf in leaves])
+    return [leaf._replace(cost=cost) for leaf, cost in zip(leaves, costs, strict=True)]
+
+
+def places_of(sections: Sequence[Section], heading_costs: Sequence[int], title: str, meter: Meter) -> list[Place]:
+    """The place of each section; `heading_costs` are those of the heading lines, in order (section 0 has none).
+
+    Raises ChunkingMismatch when a title leaves no room for any text.
+    """
+    fixed = meter.totals([((), "")])[0]
+    enough = meter.max_tokens // 4
+    costs = [0]  # of the heading path alone, by addition: never less than the exact number
+    places = [_place_of(sections[0].path, meter, fixed, enough)]
+    for section, own in zip(sections[1:], heading_costs, strict=True):
+        repeats = section.parent == 0 and section.path[0] == title
+        costs.append(costs[section.parent] + (0 if repeats else own))
+        places.append(_place_of(section.path, meter, fixed + min(costs[-1], meter.context_bytes), enough))
+    return places
+
+
+def _place_of(path: tuple[str, ...], meter: Meter, taken: int, enough: int) -> Place:
+    if meter.max_tokens - taken >= enough:
+        return Place(headings=path, whole=True, room=meter.max_tokens - taken)
+    options = [path[i:] for i in range(len(path) + 1)]
+    rooms = [meter.max_tokens - total for total in meter.totals([(option, "") for option in options])]
+    best = next((i for i, room in enumerate(rooms) if room >= enough), max(range(len(rooms)), key=rooms.__getitem__))
+    if rooms[best] < 1:
+        raise ChunkingMismatch(
+            f"the document's title takes the whole budget of {meter.max_tokens} tokens; "
+            f"lower context_bytes (now {meter.context_bytes}) in the encoder's spec"
+        )
+    return Place(headings=options[best], whole=best == 0, room=rooms[best])
+
+
+def fitted(text: str, leaves: list[Leaf], blocks: Sequence[Block], places: Sequence[Place], meter: Meter) -> list[Leaf]:
+    """The leaves, those over their room cut, and code and tables that fit as a whole made one again."""
+    size = part_size(meter)
+    rooms = [places[block.section].room for block in blocks]
+    while size and any(_too_long(leaf, blocks, rooms) for leaf in leaves):
+        leaves = _split(text, leaves, blocks, rooms, size, meter)
+        size //= 2
+    fused: list[Leaf] = []
+    for i, group in groupby(leaves, key=lambda leaf: leaf.block):
+        parts = list(group)
+        total = sum(leaf.cost for leaf in parts)
+        if len(parts) > 1 and blocks[i].kind in (Kind.CODE, Kind.TABLE) and total <= rooms[i]:
+            parts = [parts[0]._replace(end=parts[-1].end, cost=total)]
+        fused.extend(parts)
+    return fused
+
+
+def _too_long(leaf: Leaf, blocks: Sequence[Block], rooms: Sequence[int]) -> bool:
+    limit = rooms[leaf.block] if blocks[leaf.block].kind is Kind.HEADING else max(1, rooms[leaf.block] // 2)
+    return leaf.cost > limit and leaf.end - leaf.start > 1
+
+
+def _split(
+    text: str, leaves: Sequence[Leaf], blocks: Sequence[Block], rooms: Sequence[int], size: int, meter: Meter
+) -> list[Leaf]:
+    """Each leaf that is too long, in parts of at most `size` characters."""
+    parts = [
+        [Leaf(*part, leaf.block) for part in lines(text, leaf.start, leaf.end, leaf.strength, size)]
+        if _too_long(leaf, blocks, rooms)
+        else [leaf]
+        for leaf in leaves
+    ]
+    new = iter(_measured(text, [leaf for group in parts if group[0].cost == 0 for leaf in group], meter))
+    return [next(new) if leaf.cost == 0 else leaf for group in parts for leaf in group]
