@@ -34,6 +34,7 @@ from nvr_rag.stores.base import (
     StoreInfo,
     Vector,
 )
+from nvr_rag.stores.points import best, check, check_name
 
 _WORDS = re.compile(r"\w+|[^\w\s]+")
 _SPECIAL = ("[start]", "[end]")  # what real tokenizers put around every input
@@ -64,13 +65,13 @@ class MemoryStore:
 
     def create(self, name: str, config: StoreConfig) -> None:
         with self._lock:
-            if name in self._held:
+            if check_name(name) in self._held:
                 raise IndexExists(f"there is an index {name!r} already")
             self._held[name] = _Held(config=config)
 
     def open(self, name: str) -> MemoryIndex:
         with self._lock:
-            held = self._held.get(name)
+            held = self._held.get(check_name(name))
             if held is None:
                 raise IndexMissing(f"there is no index {name!r}")
             if held.owner is not None:
@@ -80,7 +81,7 @@ class MemoryStore:
 
     def drop(self, name: str) -> None:
         with self._lock:
-            held = self._held.get(name)
+            held = self._held.get(check_name(name))
             if held is not None and held.owner is not None:
                 raise StoreBusy(f"index {name!r} is open")
             self._held.pop(name, None)
@@ -120,9 +121,7 @@ class MemoryIndex:
     def upsert(self, points: Sequence[Point]) -> None:
         with self._lock:
             held = self._held()
-            for point in points:
-                if point.dense.shape != (held.config.dimension,):
-                    raise StoreError(f"a vector of shape {point.dense.shape} in an index of {held.config.dimension}")
+            check(points, held.config.dimension)
             for point in points:
                 dense = np.array(point.dense, dtype=np.float32)
                 held.points[point.id] = replace(point, dense=dense, payload=deepcopy(dict(point.payload)))
@@ -146,11 +145,11 @@ class MemoryIndex:
         if not chosen:
             return []
         scores = np.stack([point.dense for point in chosen]) @ np.asarray(vector, np.float32)  # (N, D) @ (D,) = (N,)
-        return _best([Scored(id=p.id, score=float(s)) for p, s in zip(chosen, scores, strict=True)], k)
+        return best([Scored(id=p.id, score=float(s)) for p, s in zip(chosen, scores, strict=True)], k)
 
     def search_lexical(self, vector: SparseVector, k: int, where: Filter | None = None) -> list[Scored]:
         with self._lock:
-            points = list(self._held().points.values())
+            points = [point for point in self._held().points.values() if point.lexical.indices]
         frequency = Counter(term for point in points for term in point.lexical.indices)
         weights = {
             term: value * math.log(1 + (len(points) - frequency[term] + 0.5) / (frequency[term] + 0.5))
@@ -161,7 +160,7 @@ class MemoryIndex:
             shared = [(t, v) for t, v in zip(point.lexical.indices, point.lexical.values, strict=True) if t in weights]
             if shared and matches(where, point.payload):
                 scored.append(Scored(id=point.id, score=math.fsum(weights[t] * v for t, v in shared)))
-        return _best(scored, k)
+        return best(scored, k)
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, StoredPoint]:
         with self._lock:
@@ -191,10 +190,6 @@ class MemoryIndex:
             self._closed = True
             if self._index.owner is self:
                 self._index.owner = None
-
-
-def _best(scored: list[Scored], k: int) -> list[Scored]:
-    return sorted(scored, key=lambda hit: (-hit.score, hit.id))[:k]
 
 
 def _stored(point: Point, with_vectors: bool) -> StoredPoint:

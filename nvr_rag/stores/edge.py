@@ -1,0 +1,321 @@
+"""Indexes as Qdrant Edge shards, in this process: a folder an index, one owner at a time.
+
+    <root>/<name>/index.json    StoreConfig
+    <root>/<name>/shard/        the shard; its write-ahead log holds the lock of the owner
+
+A folder gets its real name only when it is complete and synced, and loses it before it is deleted, so a crash leaves
+nothing half-made behind that name; leftovers (".new-*", ".drop-*") are swept away later. Search is exact.
+
+qdrant_edge raises bare Exceptions with a text; all of them are translated here. Every call of it holds the
+interpreter lock, so writes go in small batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import qdrant_edge as edge
+
+from nvr_rag.errors import IndexExists, IndexMissing, NvrError, StoreBusy, StoreError
+from nvr_rag.filters import FIELDS, Filter
+from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
+from nvr_rag.stores.conditions import Words, compile_filter
+from nvr_rag.stores.points import DENSE, HASHES, LEXICAL, batches, check, check_name, is_id, is_name, with_ties
+
+BATCH = 128  # points a write: about 10 ms during which no other thread runs
+_CONFIG_FILE, _SHARD_FOLDER = "index.json", "shard"
+_STALE_SECONDS = 3600.0  # a creation takes a tenth of a second
+
+# MatchValue reads Python's True as the integer 1; NumPy's it takes for what it is.
+_WORDS = Words(
+    filter=edge.Filter,
+    field=edge.FieldCondition,
+    value=edge.MatchValue,
+    any=edge.MatchAny,
+    range=edge.RangeFloat,
+    boolean=np.bool_,
+)
+
+
+class EdgeStore:
+    """All indexes under one folder, which need not exist yet."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def create(self, name: str, config: StoreConfig) -> None:
+        target = self._folder(name)
+        if target.exists():
+            raise IndexExists(f"there is an index {name!r} in {self._root} already; drop it first")
+        with _translated(name):
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            fresh = self._root / f".new-{name}-{uuid4().hex}"
+            (fresh / _SHARD_FOLDER).mkdir(parents=True)
+            _make_shard(fresh / _SHARD_FOLDER, config)
+            (fresh / _CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2, default=dict), encoding="utf-8")
+            _sync_tree(fresh)
+            self._give_name(fresh, target)
+
+    def open(self, name: str) -> EdgeIndex:
+        folder = self._folder(name)
+        try:
+            config = StoreConfig(**json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise IndexMissing(f"there is no index {name!r} in {self._root}; {_REMEDY}") from error
+        except (ValueError, TypeError) as error:
+            raise IndexMissing(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
+        return EdgeIndex(name, folder, config, _load(name, folder))
+
+    def drop(self, name: str) -> None:
+        folder = self._folder(name)
+        if not folder.exists():
+            return
+        shard = None
+        with suppress(IndexMissing):  # damaged: nobody can have it open
+            shard = _load(name, folder)  # holding it keeps others out until the name is gone
+        with _translated(name):
+            os.rename(folder, self._root / f".drop-{name}-{uuid4().hex}")
+            _sync_folder(self._root)
+            if shard is not None:
+                shard.close()
+            self._sweep()
+
+    def names(self) -> list[str]:
+        if not self._root.exists():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if is_name(path.name) and path.is_dir())
+
+    def _folder(self, name: str) -> Path:
+        return self._root / check_name(name)
+
+    def _give_name(self, fresh: Path, target: Path) -> None:
+        try:
+            os.rename(fresh, target)
+        except OSError as error:  # somebody was faster: a folder with content cannot be replaced
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise IndexExists(f"there is an index {target.name!r} in {self._root} already; drop it first") from error
+        _sync_folder(self._root)
+
+    def _sweep(self) -> None:
+        """Delete what was dropped, and what a crashed creation left (a younger one may still be at work)."""
+        for path in self._root.glob(".drop-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._root.glob(".new-*"):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class EdgeIndex:
+    """OpenIndex over one shard. Threads may share it; a call that is overtaken by `close` raises StoreError."""
+
+    def __init__(self, name: str, folder: Path, config: StoreConfig, shard: edge.EdgeShard) -> None:
+        self._name = name
+        self._folder = folder
+        self._config = config
+        self._shard: edge.EdgeShard | None = shard
+
+    @property
+    def config(self) -> StoreConfig:
+        return self._config
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        check(points, self._config.dimension)
+        for part in batches(points, BATCH):
+            with self._open() as shard:
+                shard.update(edge.UpdateOperation.upsert_points([_to_edge(point) for point in part]))
+
+    def set_payload(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
+        for id_, payload in payloads.items():
+            if is_id(id_):
+                only = edge.Filter(must=[edge.HasIdCondition({id_})])  # by filter: an unknown id is no error
+                with self._open() as shard:
+                    shard.update(edge.UpdateOperation.overwrite_payload_by_filter(only, dict(payload)))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        for part in batches([id_ for id_ in ids if is_id(id_)], BATCH):
+            with self._open() as shard:
+                shard.update(edge.UpdateOperation.delete_points(list(part)))
+
+    def search_dense(self, vector: Vector, k: int, where: Filter | None = None) -> list[Scored]:
+        values: Any = np.asarray(vector, np.float32)  # read through the buffer, faster than the list of the stubs
+        return self._search(edge.Query.Nearest(values, using=DENSE), k, where)
+
+    def search_lexical(self, vector: SparseVector, k: int, where: Filter | None = None) -> list[Scored]:
+        if not vector.indices:
+            return []
+        return self._search(edge.Query.Nearest(_sparse(vector), using=LEXICAL), k, where)
+
+    def _search(self, query: Any, k: int, where: Filter | None) -> list[Scored]:
+        with self._open():
+            condition = compile_filter(where, _WORDS)
+        return with_ties(lambda limit: self._ask(query, limit, condition), k)
+
+    def _ask(self, query: Any, limit: int, condition: Any) -> list[Scored]:
+        request = edge.QueryRequest(
+            limit=limit,
+            query=query,
+            filter=condition,
+            params=edge.SearchParams(exact=True),
+        )
+        with self._open() as shard:
+            return [Scored(id=str(point.id), score=point.score) for point in shard.query(request)]
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, StoredPoint]:
+        found: dict[str, StoredPoint] = {}
+        for part in batches([id_ for id_ in ids if is_id(id_)], BATCH):
+            with self._open() as shard:
+                records = shard.retrieve(list(part), with_payload=HASHES, with_vector=_wanted(with_vectors))
+            found.update((str(record.id), _stored(record)) for record in records)
+        return found
+
+    def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
+        offset: Any = None
+        while True:
+            request = edge.ScrollRequest(
+                offset=offset, limit=batch, with_payload=HASHES, with_vector=_wanted(with_vectors)
+            )
+            with self._open() as shard:
+                records, offset = shard.scroll(request)
+            yield from map(_stored, records)
+            if offset is None:
+                return
+
+    def count(self) -> int:
+        with self._open() as shard:
+            return int(shard.count(edge.CountRequest(exact=True)))
+
+    def flush(self) -> None:
+        with self._open() as shard:
+            shard.flush()
+
+    def info(self) -> StoreInfo:
+        return StoreInfo(points=self.count(), bytes_on_disk=_allocated(self._folder))
+
+    def close(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            with _translated(self._name):
+                shard.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[edge.EdgeShard]:
+        shard = self._shard
+        if shard is None:
+            raise StoreError(f"index {self._name!r} is closed; open it again")
+        with _translated(self._name):
+            yield shard
+
+
+_REMEDY = "`nvr-rag verify --repair` rebuilds it from the corpus log"
+_TRANSIENT = ("No space left", "Too many open files", "Permission denied", "Cannot allocate memory")
+
+
+def _load(name: str, folder: Path) -> edge.EdgeShard:
+    try:
+        return edge.EdgeShard.load(str(folder / _SHARD_FOLDER))
+    except BaseException as error:
+        text = str(error)
+        if not _is_edge(error):
+            raise
+        if "WouldBlock" in text:
+            raise StoreBusy(f"index {name!r} is open in another process (or twice in this one)") from error
+        if any(reason in text for reason in _TRANSIENT):
+            raise StoreError(f"index {name!r} cannot be opened: {text}") from error
+        raise IndexMissing(f"index {name!r} is damaged ({text}); {_REMEDY}") from error
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, NvrError) or not _is_edge(error):
+            raise
+        if "Shard is not initialized" in str(error):
+            raise StoreError(f"index {name!r} is closed; open it again") from error
+        raise StoreError(f"index {name!r}: {error}") from error
+
+
+def _is_edge(error: BaseException) -> bool:
+    """An error of the library, or of a value that it could not take; a Rust panic is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _make_shard(folder: Path, config: StoreConfig) -> None:
+    shard = edge.EdgeShard.create(
+        str(folder),
+        edge.EdgeConfig(
+            vectors={DENSE: edge.EdgeVectorParams(size=config.dimension, distance=edge.Distance.Dot)},
+            sparse_vectors={LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+        ),
+    )
+    for field in FIELDS:  # without an index a filter reads every payload: 10 ms instead of 0.1 at 5,000 points
+        shard.update(edge.UpdateOperation.create_field_index(field, edge.PayloadSchemaType.Keyword))
+    shard.flush()
+    shard.close()
+
+
+def _to_edge(point: Point) -> edge.Point:
+    vectors: dict[str, Any] = {DENSE: np.asarray(point.dense, np.float32)}
+    if point.lexical.indices:  # IDF counts the points that have a lexical vector; an empty one is none
+        vectors[LEXICAL] = _sparse(point.lexical)
+    return edge.Point(point.id, vectors, dict(point.payload))
+
+
+def _sparse(vector: SparseVector) -> edge.SparseVector:
+    return edge.SparseVector(list(vector.indices), list(vector.values))
+
+
+def _wanted(with_vectors: bool) -> list[str] | bool:
+    return [DENSE] if with_vectors else False
+
+
+def _stored(record: Any) -> StoredPoint:
+    return StoredPoint(
+        id=str(record.id),
+        input_hash=record.payload["input_hash"],
+        payload_hash=record.payload["payload_hash"],
+        dense=np.asarray(record.vector[DENSE], np.float32) if record.vector else None,
+    )
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes of the blocks that the files take; files may vanish while we look."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            try:
+                total += os.stat(os.path.join(parent, file)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            _sync(os.path.join(parent, file))
+        _sync(parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    _sync(str(folder))
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
