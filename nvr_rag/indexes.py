@@ -6,7 +6,7 @@ Rows enter; open indexes leave. What is written into them is the business of `in
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class IndexInfo:
     collection_id: int | None  # None once its collection was deleted
     chunking_id: int
     encoder: str  # fingerprint
+    dimension: int  # of the encoder's vectors
     lexical: Mapping[str, Any]
     store: Mapping[str, Any]
     applied_seq: int
@@ -94,37 +95,49 @@ def all_infos(connection: Connection, collection_id: int | None = None) -> list[
     return [IndexInfo(**row._mapping) for row in connection.execute(statement)]
 
 
-def open_index(store: Store, info: IndexInfo, encoder: Encoder, lexical: LexicalEncoder) -> LiveIndex:
+def open_index(
+    store: Store, info: IndexInfo, load_encoder: Callable[[], Encoder], lexical: LexicalEncoder
+) -> LiveIndex:
     """Open the physical index, made now if nothing was ever applied to it.
 
-    Raises EncoderMismatch unless encoder and lexical settings are those that built it, StoreBusy when another process
-    owns it, IndexMissing when the store has lost it.
+    The encoder, which takes seconds to load, is asked for only when the index is this process's. Raises EncoderMismatch
+    unless encoder and lexical settings are those that built it, StoreBusy when another process owns it, IndexMissing
+    when the store has lost it.
     """
-    if info.encoder != encoder.fingerprint:
-        raise EncoderMismatch(
-            f"the index {info.name} was built by the encoder {info.encoder[:12]}, not by {encoder.fingerprint[:12]}; "
-            "search it with its own encoder, or build an index for the other one"
-        )
     if dict(info.lexical) != dict(lexical.settings):
         raise EncoderMismatch(
             f"the index {info.name} was built with other lexical settings ({dict(info.lexical)}) than this release "
             f"uses ({dict(lexical.settings)}); build a new index"
         )
     if info.applied_seq == 0:
-        make(store, info, encoder)
+        make(store, info)
     points = store.open(info.name)
-    if points.config.encoder != encoder.fingerprint or points.config.dimension != encoder.spec.dimension:
+    try:
+        encoder = load_encoder()
+        _check_pair(info, points, encoder)
+    except BaseException:
         points.close()
+        raise
+    return LiveIndex(info=info, points=points, encoder=encoder, lexical=lexical)
+
+
+def _check_pair(info: IndexInfo, points: OpenIndex, encoder: Encoder) -> None:
+    """The guard: row, physical index and encoder carry one fingerprint, or nothing is searched."""
+    if info.encoder != encoder.fingerprint:
+        raise EncoderMismatch(
+            f"the index {info.name} was built by the encoder {info.encoder[:12]}, not by {encoder.fingerprint[:12]}; "
+            "search it with its own encoder, or build an index for the other one"
+        )
+    if points.config.encoder != encoder.fingerprint or points.config.dimension != encoder.spec.dimension:
         raise EncoderMismatch(
             f"the physical index {info.name} holds vectors of the encoder {points.config.encoder[:12]}, not of "
             f"{encoder.fingerprint[:12]}; run nvr-rag verify --repair to rebuild it"
         )
-    return LiveIndex(info=info, points=points, encoder=encoder, lexical=lexical)
 
 
-def make(store: Store, info: IndexInfo, encoder: Encoder) -> None:
+def make(store: Store, info: IndexInfo) -> None:
     """Make the physical index if it is not there."""
-    config = StoreConfig(dimension=encoder.spec.dimension, encoder=encoder.fingerprint, settings=info.store)
+    config = StoreConfig(dimension=info.dimension, encoder=info.encoder, settings=info.store)
     try:
         store.create(info.name, config)
     except IndexExists:
@@ -179,9 +192,10 @@ def _infos() -> Select[Any]:
         i.collection_id,
         i.chunking_id,
         i.encoder,
+        t.EncoderVersion.spec["dimension"].as_integer().label("dimension"),
         i.lexical,
         i.store,
         i.applied_seq,
         i.purged_seq,
         i.state,
-    )
+    ).join(t.EncoderVersion, t.EncoderVersion.fingerprint == i.encoder)

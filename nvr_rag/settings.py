@@ -27,7 +27,7 @@ class QdrantSettings(BaseModel):
     """Such as http://localhost:6333."""
     api_key: SecretStr | None = None
     """Sent with every request."""
-    timeout_seconds: float = Field(default=10.0, gt=0)
+    timeout_seconds: int = Field(default=10, gt=0)
     """How long one request may take."""
 
 
@@ -49,12 +49,14 @@ class IngestSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_file_bytes: int = Field(default=100_000_000, gt=0)
+    max_file_bytes: int = Field(default=100 * 2**20, gt=0)
     """Larger files are reported as failed."""
     parse_timeout_seconds: float = Field(default=60.0, gt=0)
     """How long one file may take to parse before its parser is killed."""
-    parse_memory_bytes: int = Field(default=2_000_000_000, gt=0)
+    parse_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """How much memory a parser may use before it is stopped."""
+    parsers: int = Field(default=1, ge=1, le=64)
+    """How many files are parsed at a time, each in a process of its own."""
 
 
 class Settings(BaseSettings):

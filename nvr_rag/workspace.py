@@ -94,7 +94,9 @@ class Workspace:
                 with self.database.read() as connection:
                     info = indexes.get(connection, index_id)
                 lexical = LexicalEncoder(str(info.lexical["language"]))
-                self._indexes[index_id] = indexes.open_index(self.store, info, self.encoder(info.encoder), lexical)
+                self._indexes[index_id] = indexes.open_index(
+                    self.store, info, lambda: self.encoder(info.encoder), lexical
+                )
             return self._indexes[index_id]
 
     def close_index(self, index_id: int) -> None:
