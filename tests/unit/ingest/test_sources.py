@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest import sources
+from ingest.sources import Skipped, SourceFile, TextRecord, path_to_uri, read_jsonl, uri_to_path, walk
+from nvr_rag.errors import InvalidInput
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("words")
+
+
+def found(root: Path) -> list[str]:
+    return [str(entry.path.relative_to(root)) for entry in walk(root) if isinstance(entry, SourceFile)]
+
+
+def skipped(root: Path) -> dict[str, str]:
+    return {str(entry.path.relative_to(root)): entry.reason for entry in walk(root) if isinstance(entry, Skipped)}
+
+
+class TestWalk:
+    def test_files_come_in_the_order_of_their_bytes(self, tmp_path: Path) -> None:
+        touch(tmp_path, "b.md", "a/z.md", "a/B.md", "a/b/c.txt", "é.md", "Z.md")
+        assert found(tmp_path) == ["Z.md", "a/B.md", "a/b/c.txt", "a/z.md", "b.md", "é.md"]
+
+    def test_a_file_says_what_it_is(self, tmp_path: Path) -> None:
+        touch(tmp_path, "my notes.md")
+        os.utime(tmp_path / "my notes.md", ns=(5, 1234567890123456789))
+        expected = SourceFile(
+            path=tmp_path / "my notes.md",
+            uri=f"file://{tmp_path}/my%20notes.md",
+            size=5,
+            mtime_ns=1234567890123456789,
+        )
+        assert list(walk(tmp_path)) == [expected]
+        assert list(walk(tmp_path / "my notes.md")) == [expected]
+
+    def test_an_empty_folder_yields_nothing_and_a_missing_one_is_an_error(self, tmp_path: Path) -> None:
+        assert list(walk(tmp_path)) == []
+        with pytest.raises(InvalidInput, match=r"nowhere: there is no such file or folder; give the path"):
+            list(walk(tmp_path / "nowhere"))
+
+    def test_what_is_passed_over_is_reported(self, tmp_path: Path) -> None:
+        touch(
+            tmp_path, ".git/config", ".env", "a.md", "b.PNG", "c.zip", "~$d.docx", "e.tmp", "f.md~", ".g.md.swp", "h.so"
+        )
+        assert found(tmp_path) == ["a.md"]
+        assert skipped(tmp_path) == {
+            ".git": "is hidden",
+            ".env": "is hidden",
+            ".g.md.swp": "is hidden",
+            "b.PNG": "is an image",
+            "c.zip": "is an archive",
+            "~$d.docx": "is a temporary or backup file",
+            "e.tmp": "is a temporary or backup file",
+            "f.md~": "is a temporary or backup file",
+            "h.so": "is a program or library",
+        }
+
+    def test_links_cannot_lead_out_or_into_a_loop(self, tmp_path: Path) -> None:
+        root, outside = tmp_path / "root", tmp_path / "root-secret"
+        touch(root, "sub/a.md")
+        touch(outside, "secret.md")
+        (root / "inner.md").symlink_to(root / "sub" / "a.md")
+        (root / "outer.md").symlink_to(outside / "secret.md")
+        (root / "broken.md").symlink_to(root / "nowhere.md")
+        (root / "sub" / "loop").symlink_to(root)
+        (root / "self.md").symlink_to(root / "self.md")
+        assert found(root) == ["inner.md", "sub/a.md"]
+        reasons = skipped(root)
+        assert reasons.pop("self.md").startswith(("is a broken symbolic link", "cannot be read"))
+        assert reasons == {
+            "outer.md": "is a symbolic link that leads out of the folder",
+            "broken.md": "is a broken symbolic link",
+            "sub/loop": "is a symbolic link to a folder",
+        }
+
+    def test_a_root_behind_a_link_keeps_the_name_the_user_gave(self, tmp_path: Path) -> None:
+        touch(tmp_path / "real", "a.md")
+        (tmp_path / "link").symlink_to(tmp_path / "real")
+        assert [entry.uri for entry in walk(tmp_path / "link") if isinstance(entry, SourceFile)] == [
+            f"file://{tmp_path}/link/a.md"
+        ]
+
+    def test_a_relative_root_gives_absolute_uris(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        touch(tmp_path, "docs/a.md")
+        monkeypatch.chdir(tmp_path / "docs")
+        for root in (Path("."), Path("../docs")):
+            assert [getattr(entry, "uri", "") for entry in walk(root)] == [f"file://{tmp_path}/docs/a.md"]
+
+    def test_special_files_do_not_block(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.md")
+        assert skipped(tmp_path) == {"pipe.md": "is not a regular file (a pipe, socket or device)"}
+
+    def test_unreadable_folders_and_files_are_reported_as_such(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "a.md", "locked/b.md", "z.md")
+        scandir, access = os.scandir, os.access
+
+        def refusing_scandir(path: Path) -> object:  # root may read everything, so permissions alone prove nothing
+            if Path(path).name == "locked":
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing_scandir)
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.md" and access(path, mode))
+        entries = list(walk(tmp_path))
+        denied = "cannot be read: Permission denied"
+        assert entries[:2] == [
+            Skipped(path=tmp_path / "a.md", reason=denied, unreadable=True),
+            Skipped(path=tmp_path / "locked", reason=denied, unreadable=True),
+        ]
+        assert [entry.path.name for entry in entries[2:]] == ["z.md"]
+
+    def test_odd_names(self, tmp_path: Path) -> None:
+        folder = os.fsencode(tmp_path)
+        for name in (b"new\nline.md", b"\xff\xfe.md", b"100% #1?.md"):
+            with open(folder + b"/" + name, "wb") as file:
+                file.write(b"x")
+        entries = [entry for entry in walk(tmp_path) if isinstance(entry, SourceFile)]
+        assert [entry.uri.rsplit("/", 1)[1] for entry in entries] == [
+            "100%25%20%231%3F.md",
+            "new%0Aline.md",
+            "%FF%FE.md",
+        ]
+        assert [uri_to_path(entry.uri) for entry in entries] == [entry.path for entry in entries]
+
+    def test_very_deep_folders(self, tmp_path: Path) -> None:
+        depth = 1200
+        start = os.getcwd()
+        try:
+            os.chdir(tmp_path)
+            for _ in range(depth):
+                os.mkdir("d")
+                os.chdir("d")
+            Path("a.md").write_text("x")
+        finally:
+            os.chdir(start)
+        deepest = tmp_path.joinpath(*["d"] * depth)
+        assert [entry.path for entry in walk(tmp_path)] == [deepest / "a.md"]
+        (deepest / "a.md").unlink()  # shutil, which cleans up for pytest, is recursive
+        for folder in (deepest, *list(deepest.parents)[: depth - 1]):
+            folder.rmdir()
+
+
+names = st.binary(min_size=1, max_size=20).filter(
+    lambda name: b"/" not in name and b"\x00" not in name and name not in (b".", b"..")
+)
+
+
+class TestUris:
+    @given(st.lists(names, max_size=4))
+    def test_round_trip(self, parts: list[bytes]) -> None:
+        path = Path(os.fsdecode(b"/" + b"/".join(parts)))
+        uri = path_to_uri(path)
+        assert uri.isascii()
+        assert uri_to_path(uri) == path
+
+    @pytest.mark.parametrize(
+        "uri", ["https://a.example/b", "file://host/a", "relative", "file:a", "file:///a?b", "file:///%00"]
+    )
+    def test_other_uris_are_refused(self, uri: str) -> None:
+        with pytest.raises(InvalidInput):
+            uri_to_path(uri)
+
+
+class TestJsonl:
+    def read(self, tmp_path: Path, *lines: bytes | object) -> list[TextRecord | Skipped]:
+        path = tmp_path / "a.jsonl"
+        encoded = (line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+        path.write_bytes(b"\n".join(encoded))
+        return list(read_jsonl(path))
+
+    def test_records(self, tmp_path: Path) -> None:
+        full = {"uri": "https://a", "text": "A\r\nb", "title": "T", "metadata": {"n": [1, "x\x00"]}}
+        full |= {"media_type": "text/markdown", "acl": ["team"]}
+        assert self.read(tmp_path, full, b"", b" \t\r", {"id": 7, "text": "b", "acl": []}) == [
+            TextRecord(
+                uri="https://a",
+                text="A\nb",
+                line=1,
+                title="T",
+                media_type="text/markdown",
+                metadata={"n": [1, "x"]},
+                acl=("team",),
+            ),
+            TextRecord(uri="7", text="b", line=4, metadata={}, acl=()),
+        ]
+
+    def test_beir(self, tmp_path: Path) -> None:
+        assert self.read(
+            tmp_path, {"_id": "4983", "title": "T", "text": "A"}, {"_id": "5", "title": "T", "text": ""}
+        ) == [
+            TextRecord(uri="4983", text="A", line=1, title="T", metadata={}),
+            TextRecord(uri="5", text="T", line=2, title="T", metadata={}),
+        ]
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            (b"{broken", "is not JSON: "),
+            (b"\xff{}", "is not UTF-8"),
+            (b"[1]", "is not a JSON object"),
+            (b"[" * 100_000, "is nested too deeply"),
+            (b'{"id": "a"}', 'has no "text"'),
+            (b'{"id": "a", "text": 3}', 'has a "text" that is not a string'),
+            (b'{"id": "a", "text": " "}', 'has an empty "text"'),
+            (b'{"text": "a"}', 'has no "uri" or "id"'),
+            (b'{"text": "a", "id": ["b"]}', 'has a "id" that is not a string'),
+            (b'{"text": "a", "id": "\\ud800"}', 'has a "id" that is not a string of printable'),
+            (b'{"text": "a", "id": "b", "metadata": []}', 'has "metadata" that is not an object'),
+            (b'{"text": "a", "id": "b", "metadata": {"x": NaN}}', "holds NaN"),
+            (b'{"text": "a", "id": "b", "metadata": {"x": 1e999}}', "holds a number that is too large"),
+            (b'{"text": "a", "id": "b", "acl": "me"}', 'has an "acl" that is not a list'),
+        ],
+    )
+    def test_a_bad_line_is_reported_and_the_rest_goes_on(self, tmp_path: Path, line: bytes, reason: str) -> None:
+        good = {"id": "x", "text": "good"}
+        first, bad, last = self.read(tmp_path, good, line, good)
+        assert isinstance(first, TextRecord)
+        assert isinstance(last, TextRecord)
+        assert isinstance(bad, Skipped)
+        assert (bad.line, bad.path) == (2, tmp_path / "a.jsonl")
+        assert bad.reason.startswith(reason)
+
+    def test_a_line_that_is_too_long_is_not_held_in_memory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "MAX_LINE_BYTES", 1 << 20)
+        good = {"id": "x", "text": "good"}
+        first, bad, last = self.read(tmp_path, good, {"id": "y", "text": "x" * (3 << 20)}, good)
+        assert isinstance(bad, Skipped)
+        assert (bad.line, bad.reason) == (2, "is longer than 1 MB")
+        assert isinstance(first, TextRecord)
+        assert isinstance(last, TextRecord)
+        assert last.line == 3
+
+    def test_a_byte_order_mark_and_a_missing_file(self, tmp_path: Path) -> None:
+        record = self.read(tmp_path, b'\xef\xbb\xbf{"id": "a", "text": "b"}')[0]
+        assert isinstance(record, TextRecord)
+        with pytest.raises(InvalidInput, match="No such file"):
+            list(read_jsonl(tmp_path / "nowhere.jsonl"))
