@@ -190,3 +190,12 @@ class Feedback:
     chunk_id: str | None = None  # None only for answer_good and answer_bad
     grade: int | None = None  # >= 0
     user: str | None = None
+
+
+def text_format_of(media_type: str) -> TextFormat:
+    """How a text that comes with no more than a media type is to be cut."""
+    if media_type in ("text/markdown", "text/x-markdown"):
+        return TextFormat.MARKDOWN
+    if media_type.startswith("text/x-") or media_type in ("application/javascript", "text/javascript", "text/css"):
+        return TextFormat.CODE
+    return TextFormat.PLAIN
