@@ -123,4 +123,4 @@ def read_exactly(pipe: IO[bytes], size: int) -> bytes:
 
 
 def out_of_memory(limits: ParseLimits) -> ParseFailed:
-    return ParseFailed(f"needs more than {limits.memory_bytes / 2**30:g} GB of memory to parse; split it")
+    return ParseFailed(f"needs more than {limits.memory_bytes / 2**30:.2g} GB of memory to parse; split it")

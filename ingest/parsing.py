@@ -29,6 +29,7 @@ from ingest.texts import (
     split_front_matter,
     table_to_markdown,
 )
+from ingest.tidying import tidy
 from nvr_rag.errors import ConfigurationError, ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 
@@ -152,10 +153,11 @@ def _read_html(data: bytes, kind: Format, _limits: ParseLimits) -> ParsedText:
 def _read_markup(data: bytes, kind: Format, _limits: ParseLimits) -> ParsedText:
     """Converted to Markdown; as it stands where the converter finds nothing to convert."""
     text, notes = decode(data)
+    is_xml = kind.media_type == "application/xml"  # the parser itself knows some vocabularies, such as JATS articles
     try:
-        document = _extract(text.encode(), kind.media_type)
+        document = _extract(text.encode(), None if is_xml else kind.media_type)
         if document.mime_type in ("application/xml", "text/xml"):  # as Markdown every element would be a heading
-            outline = _extract(text.encode(), kind.media_type, output_format="plain")
+            outline = _extract(text.encode(), None, output_format="plain")
             return _verbatim(clean(outline.content), kind, notes)
         parsed = _converted(document, kind, notes)
     except ParseFailed as error:
@@ -171,7 +173,7 @@ def _read_paged(data: bytes, kind: Format, _limits: ParseLimits) -> ParsedText:
     marker = f"\ue000{secrets.token_hex(8)}"  # a document cannot forge what it cannot know
     document = _extract(data, kind.media_type, page_marker=marker)
     pages = _marked_pages(document, marker) if kind == PDF else _slides(document)
-    text, starts = _join_pages([_tidy(page) for page in pages])
+    text, starts = _join_pages([tidy(page) for page in pages])
     notes = _missing_text(data, pages) if kind == PDF else []
     parsed = _converted(document, kind, notes, text=text)
     return replace(parsed, page_starts=starts, metadata={**parsed.metadata, "pages": len(pages)})
@@ -226,7 +228,7 @@ def _join_pages(pages: Sequence[str]) -> tuple[str, list[int]]:
 def _converted(
     document: ExtractedDocument, kind: Format, notes: Sequence[str], *, text: str | None = None
 ) -> ParsedText:
-    body = _tidy(document.content) if text is None else text
+    body = tidy(document.content) if text is None else text
     metadata = _metadata(document)
     title = proper_title(metadata.pop("title", None)) or ("" if kind in SHEETS else first_heading(body))
     warnings = [
@@ -240,35 +242,6 @@ def _converted(
         metadata=metadata,
         notes=[*notes, *warnings][:_MAX_NOTES],
     )
-
-
-_VERBATIM = r"^ {0,3}```.*?^ {0,3}```|`[^`\n]+`|\$\$.*?\$\$"
-_MARKUP_NOISE = re.compile(
-    rf"(?P<keep>{_VERBATIM}|^\\[#+-])"
-    r"|!\[(?P<alt>[^\]\n]{0,1000})\]\((?:[^()\n]|\([^()\n]*\)){0,4000}\)"
-    r"|\\(?P<escaped>[!-/:-@\[-`{}~])",
-    re.M | re.S,
-)
-_LONE_BULLET = re.compile(r"^([ \t]*[-*]) ?\n\n+(?=\S)", re.M)
-_EMPTY_ROW = re.compile(r"^\|(?:[ ]*\|)+\n(?!\|[ ]*-)", re.M)
-_LEADERS = re.compile(r"(?:\. ?){6,}")
-_FILE_NAME = re.compile(r"\S+\.\w{2,4}")
-
-
-def _tidy(markdown: str) -> str:
-    """The parser's Markdown as a person would write it: no needless escapes, images as their description, no bullets
-    apart from their items, no empty table rows, no dotted leaders."""
-    text = _MARKUP_NOISE.sub(_quiet, clean(markdown))
-    text = _LEADERS.sub("... ", _EMPTY_ROW.sub("", _LONE_BULLET.sub(r"\1 ", text)))
-    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
-
-
-def _quiet(found: re.Match[str]) -> str:
-    if found["keep"] is not None:
-        return found["keep"]
-    if found["escaped"] is not None:
-        return found[0] if found["escaped"] == "|" else found["escaped"]
-    return "" if _FILE_NAME.fullmatch(found["alt"]) else found["alt"]
 
 
 def _metadata(document: ExtractedDocument) -> dict[str, Any]:
@@ -308,13 +281,14 @@ def _iso_date(date: str | None) -> str | None:
 
 
 def _extract(
-    data: bytes, media_type: str, *, page_marker: str | None = None, output_format: str = "markdown"
+    data: bytes, media_type: str | None, *, page_marker: str | None = None, output_format: str = "markdown"
 ) -> ExtractedDocument:
     try:
         import xberg
     except ImportError as error:
         raise ConfigurationError(f"the document parser cannot be loaded ({error}); run: pip install xberg") from error
-    source = xberg.ExtractInput(kind="bytes", bytes=data, mime_type=media_type)
+    name = None if media_type else "document.xml"
+    source = xberg.ExtractInput(kind="bytes", bytes=data, mime_type=media_type, filename=name)
     try:
         result = asyncio.run(xberg.extract(source, _config(page_marker, output_format)))
     except (MemoryError, KeyboardInterrupt, SystemExit):

@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes, parse_text
+from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import TextFormat
 from tests.unit.ingest import files
@@ -214,11 +215,31 @@ def test_email() -> None:
     assert parsed.metadata["created_at"] == "2024-05-06T10:00:00+02:00"
 
 
+def test_the_parsers_markdown_is_tidied() -> None:
+    ugly = "- \n\n**Tea**: hot\\!\n\n\n\n![image1.png](media/image1.png)\n\n![A cup](media/2.png)\n\n"
+    ugly += "Intro . . . . . . . . 3\n\n| a | b |\n| --- | --- |\n|  |  |\n| x\\|y | 1 |\n\n```\n\\! | |\n```\n\n`\\!` $$\\{x\\}$$ \\\\"
+    assert tidy(ugly) == (
+        "- **Tea**: hot!\n\nA cup\n\nIntro ... 3\n\n"
+        "| a | b |\n| --- | --- |\n| x\\|y | 1 |\n\n```\n\\! | |\n```\n\n`\\!` $$\\{x\\}$$ \\"
+    )
+
+
 def test_generic_xml_keeps_its_text_without_a_heading_for_each_element() -> None:
     parsed = parse_bytes(b"<order><item><name>Green tea</name></item></order>", name="a.xml")
     assert "Green tea" in parsed.text
     assert "#" not in parsed.text
     assert parsed.format is TextFormat.PLAIN
+
+
+def test_xml_of_a_scientific_article_has_its_sections() -> None:
+    data = (
+        b'<!DOCTYPE article PUBLIC "-//NLM//DTD JATS (Z39.96) Journal Publishing DTD v1.2 20190208//EN" "jats.dtd">'
+        b"<article><front><article-meta><title-group><article-title>On Tea</article-title></title-group>"
+        b"</article-meta></front><body><sec><title>Methods</title><p>We drank it.</p></sec></body></article>"
+    )
+    parsed = parse_bytes(data, name="a.xml")
+    assert parsed.title == "On Tea"
+    assert "## Methods\n\nWe drank it." in parsed.text
 
 
 def test_a_latex_fragment_is_kept_as_it_is() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,22 +137,18 @@ class TestWalk:
         ]
         assert [uri_to_path(entry.uri) for entry in entries] == [entry.path for entry in entries]
 
-    def test_very_deep_folders(self, tmp_path: Path) -> None:
-        depth = 1200
-        start = os.getcwd()
-        try:
-            os.chdir(tmp_path)
-            for _ in range(depth):
-                os.mkdir("d")
-                os.chdir("d")
-            Path("a.md").write_text("x")
-        finally:
-            os.chdir(start)
-        deepest = tmp_path.joinpath(*["d"] * depth)
-        assert [entry.path for entry in walk(tmp_path)] == [deepest / "a.md"]
-        (deepest / "a.md").unlink()  # shutil, which cleans up for pytest, is recursive
-        for folder in (deepest, *list(deepest.parents)[: depth - 1]):
-            folder.rmdir()
+    def test_folders_deeper_than_the_recursion_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        depth = sys.getrecursionlimit() + 10
+        monkeypatch.chdir(tmp_path)
+        for _ in range(depth):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.md").write_text("x")
+        assert [entry.path for entry in walk(tmp_path)] == [tmp_path.joinpath(*["d"] * depth, "a.md")]
+        os.unlink("a.md")
+        for _ in range(depth):  # shutil, which cleans up for pytest, is recursive
+            os.chdir("..")
+            os.rmdir("d")
 
 
 names = st.binary(min_size=1, max_size=20).filter(
