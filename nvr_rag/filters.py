@@ -230,7 +230,7 @@ def _as_double(value: Any) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _within(value: Any, bounds: Range) -> bool:

@@ -61,11 +61,15 @@ class EdgeStore:
             self._root.mkdir(parents=True, exist_ok=True)
             self._sweep()
             fresh = self._root / f".new-{name}-{uuid4().hex}"
-            (fresh / _SHARD_FOLDER).mkdir(parents=True)
-            _make_shard(fresh / _SHARD_FOLDER, config)
-            (fresh / _CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2, default=dict), encoding="utf-8")
-            _sync_tree(fresh)
-            self._give_name(fresh, target)
+            try:
+                fresh.mkdir()
+                _make_shard(fresh / _SHARD_FOLDER, config)
+                text = json.dumps(asdict(config), indent=2, ensure_ascii=False)
+                (fresh / _CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+                _sync_tree(fresh)
+                self._give_name(fresh, target)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)  # gone by now unless something failed
 
     def open(self, name: str) -> EdgeIndex:
         folder = self._folder(name)
@@ -73,6 +77,8 @@ class EdgeStore:
             config = StoreConfig(**json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise IndexMissing(f"there is no index {name!r} in {self._root}; {_REMEDY}") from error
+        except OSError as error:
+            raise StoreError(f"{folder / _CONFIG_FILE} cannot be read: {error}") from error
         except (ValueError, TypeError) as error:
             raise IndexMissing(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
         return EdgeIndex(name, folder, config, _load(name, folder))
@@ -102,8 +108,10 @@ class EdgeStore:
     def _give_name(self, fresh: Path, target: Path) -> None:
         try:
             os.rename(fresh, target)
-        except OSError as error:  # somebody was faster: a folder with content cannot be replaced
-            shutil.rmtree(fresh, ignore_errors=True)
+        except OSError as error:
+            if not target.exists():
+                raise
+            # Somebody was faster: a folder with content cannot be replaced.
             raise IndexExists(f"there is an index {target.name!r} in {self._root} already; drop it first") from error
         _sync_folder(self._root)
 

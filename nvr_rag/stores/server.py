@@ -199,7 +199,7 @@ def _translated(name: str) -> Iterator[None]:
         raise
     except ResponseHandlingException as error:
         raise StoreUnavailable(
-            f"index {name!r}: no answer from the Qdrant server ({error.source}); is it up?"
+            f"index {name!r}: no usable answer from the Qdrant server ({error.source}); is it up?"
         ) from error
     except UnexpectedResponse as error:
         raise _refusal(name, error) from error

@@ -1,0 +1,213 @@
+"""What only Edge has: one owner among processes, folders that survive crashes and damage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nvr_rag.errors import IndexMissing, StoreBusy, StoreError
+from nvr_rag.stores import edge as edge_module
+from nvr_rag.stores.edge import EdgeStore
+from nvr_rag.testing import Crash
+from tests.contract.store_cases import CONFIG, point, terms, uid, vector
+
+ROOT = Path(__file__).parents[3]
+
+OWNER = """
+import sys
+from pathlib import Path
+from nvr_rag.stores.edge import EdgeStore
+from tests.contract.store_cases import point, terms
+index = EdgeStore(Path(sys.argv[1])).open("main")
+index.upsert([point(n, (float(n),), terms(t1=1.0)) for n in range(1, 301)])
+index.flush()
+print("flushed", flush=True)
+if sys.argv[2] == "go on":
+    for n in range(301, 100_000):
+        index.upsert([point(n, (float(n),), terms(t1=1.0))])
+        print(n, flush=True)
+sys.stdin.read()
+print(index.count(), flush=True)
+index.close()
+"""
+
+
+@contextmanager
+def owner(root: Path, then: str = "wait") -> Iterator[subprocess.Popen[str]]:
+    """Another process that owns the index "main", has written and flushed 300 points and waits for the end of stdin."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(root), then],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "flushed\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EdgeStore:
+    store = EdgeStore(tmp_path)
+    store.create("main", CONFIG)
+    return store
+
+
+def test_a_second_owner_in_this_process_is_refused(store: EdgeStore) -> None:
+    index = store.open("main")
+    index.upsert([point(1)])
+    with pytest.raises(StoreBusy, match="main"):
+        store.open("main")
+    with pytest.raises(StoreBusy):
+        store.drop("main")
+    assert index.count() == 1
+    index.close()
+    store.open("main").close()
+
+
+def test_a_second_process_is_refused_and_the_owner_is_not_harmed(store: EdgeStore, tmp_path: Path) -> None:
+    with owner(tmp_path) as process:
+        with pytest.raises(StoreBusy):
+            store.open("main")
+        with pytest.raises(StoreBusy):
+            store.drop("main")
+        assert store.names() == ["main"]
+        answer, _ = process.communicate("")
+        assert answer == "300\n"
+        assert process.returncode == 0
+    index = store.open("main")
+    assert index.count() == 300
+    index.close()
+
+
+def test_a_killed_owner_loses_nothing_that_it_flushed(store: EdgeStore, tmp_path: Path) -> None:
+    with owner(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+    index = store.open("main")
+    assert [stored.id for stored in index.scan()] == [uid(n) for n in range(1, 301)]
+    assert index.search_dense(vector(1.0), 1)[0].id == uid(300)
+    assert len(index.search_lexical(terms(t1=1.0), 999)) == 300
+    index.close()
+
+
+def test_a_killed_owner_loses_no_finished_write(store: EdgeStore, tmp_path: Path) -> None:
+    with owner(tmp_path, "go on") as process:
+        assert process.stdout is not None
+        for _ in range(50):
+            acknowledged = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        acknowledged = max([acknowledged, *(int(line) for line in process.stdout if line.endswith("\n"))])
+    index = store.open("main")
+    kept = [stored.id for stored in index.scan()]
+    assert kept[:acknowledged] == [uid(n) for n in range(1, acknowledged + 1)]
+    assert len(kept) <= acknowledged + 1
+    index.upsert([point(200_000)])
+    assert index.get([uid(200_000)])
+    index.close()
+
+
+@pytest.mark.parametrize("step", ["_make_shard", "_sync_tree"])
+def test_a_crash_while_creating_leaves_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    store = EdgeStore(tmp_path)
+    real = getattr(edge_module, step)
+
+    def crash(*args: object) -> None:
+        real(*args)
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge_module, step, crash)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a dead process tidies nothing
+        with pytest.raises(Crash):
+            store.create("main", CONFIG)
+    assert store.names() == []
+    with pytest.raises(IndexMissing):
+        store.open("main")
+    (leftover,) = tmp_path.iterdir()
+    store.create("main", CONFIG)
+    assert leftover.exists()  # its creator could still be at work
+    os.utime(leftover, (0, 0))
+    store.create("other", CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["main", "other"]
+
+
+def test_what_a_crashed_drop_left_is_swept_away(store: EdgeStore, tmp_path: Path) -> None:
+    (tmp_path / "main").rename(tmp_path / ".drop-main-1")
+    assert store.names() == []
+    store.create("main", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["main"]
+
+
+def test_dropping_leaves_no_file(store: EdgeStore, tmp_path: Path) -> None:
+    store.drop("main")
+    assert list(tmp_path.iterdir()) == []
+
+
+def fill(store: EdgeStore) -> None:
+    index = store.open("main")
+    index.upsert([point(n) for n in range(50)])
+    index.flush()
+    index.close()
+
+
+@pytest.mark.parametrize("pattern", ["index.json", "shard/segments/*/segment.json", "shard/edge_config.json"])
+def test_a_damaged_index_says_how_to_mend_it_and_can_be_replaced(
+    store: EdgeStore, tmp_path: Path, pattern: str
+) -> None:
+    fill(store)
+    for path in (tmp_path / "main").glob(pattern):
+        path.write_bytes(b"{ \xff damaged")
+    with pytest.raises(IndexMissing, match="nvr-rag verify --repair"):
+        store.open("main")
+    store.drop("main")
+    store.create("main", CONFIG)
+    index = store.open("main")
+    assert index.count() == 0
+    index.close()
+
+
+@pytest.mark.parametrize("victim", ["index.json", "shard"])
+def test_an_index_with_a_missing_part_is_missing(store: EdgeStore, tmp_path: Path, victim: str) -> None:
+    path = tmp_path / "main" / victim
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(IndexMissing, match="nvr-rag verify --repair"):
+        store.open("main")
+    store.drop("main")
+    assert store.names() == []
+
+
+def test_foreign_files_beside_the_indexes_are_not_indexes(store: EdgeStore, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not an index")
+    (tmp_path / "lost+found").mkdir()
+    assert store.names() == ["main"]
+
+
+def test_the_size_counts_blocks_and_not_the_holes_of_sparse_files(store: EdgeStore, tmp_path: Path) -> None:
+    fill(store)
+    index = store.open("main")
+    size = index.info().bytes_on_disk
+    apparent = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size is not None
+    assert 0 < size < 20_000_000 < apparent  # a fresh shard reserves over 100 MB that it does not use
+    index.close()
+
+
+def test_values_that_the_library_cannot_take_are_store_errors(store: EdgeStore) -> None:
+    index = store.open("main")
+    with pytest.raises(StoreError, match="main"):
+        index.upsert([point(1, payload={"title": "half a pair: \ud800"})])
+    assert index.count() == 0
+    index.close()

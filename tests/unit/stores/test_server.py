@@ -1,0 +1,166 @@
+"""What a Qdrant server's answers become, and what is sent to it. The server here is a page of canned answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from nvr_rag.errors import IndexExists, IndexMissing, StoreError, StoreUnavailable
+from nvr_rag.stores.base import StoreConfig
+from nvr_rag.stores.server import QdrantServerIndex, QdrantServerStore, connect
+from tests.contract.store_cases import CONFIG, point, terms, uid, vector
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Payload indexes have no effect in the local Qdrant:UserWarning",
+    "ignore:Api key is used with an insecure connection:UserWarning",
+)
+
+
+class Canned(ThreadingHTTPServer):
+    """Answers every request with `status` and `result`, and keeps what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.result: Any = {"operation_id": 1, "status": "completed"}
+        self.requests: list[tuple[str, str, Any, str | None]] = []  # method, path with query, body, api key
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Canned
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.requests.append(
+            (self.command, self.path, json.loads(body) if body else None, self.headers.get("api-key"))
+        )
+        good = self.server.status == 200
+        answer = {"result": self.server.result, "status": "ok" if good else {"error": "canned"}, "time": 0.0}
+        data = json.dumps(answer).encode()
+        self.send_response(self.server.status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = _answer  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Canned]:
+    server = Canned()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def index(server: Canned) -> QdrantServerIndex:
+    return QdrantServerIndex("main", QdrantClient(url=server.url, check_compatibility=False), "nvr-main", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "retry"),
+    [
+        (404, IndexMissing, False),
+        (409, IndexExists, False),
+        (400, StoreError, False),
+        (401, StoreError, False),
+        (403, StoreError, False),
+        (408, StoreUnavailable, True),
+        (429, StoreUnavailable, True),
+        (500, StoreUnavailable, True),
+        (503, StoreUnavailable, True),
+    ],
+)
+def test_refusals_say_whether_a_retry_helps(
+    server: Canned, index: QdrantServerIndex, status: int, error: type[StoreError], retry: bool
+) -> None:
+    server.status = status
+    for call in (index.count, lambda: index.upsert([point(1)]), lambda: index.search_dense(vector(1.0), 1)):
+        with pytest.raises(error, match=r"Qdrant server|on the server") as raised:
+            call()
+        assert type(raised.value) is error
+        assert raised.value.retry is retry
+
+
+def test_a_refused_key_names_the_setting(server: Canned, index: QdrantServerIndex) -> None:
+    server.status = 401
+    with pytest.raises(StoreError, match="NVR_QDRANT__API_KEY"):
+        index.count()
+
+
+def test_a_server_that_is_down_is_unavailable() -> None:
+    store = connect("http://127.0.0.1:9", timeout_seconds=2)
+    for call in (store.names, lambda: store.create("main", CONFIG), lambda: store.open("main")):
+        with pytest.raises(StoreUnavailable):
+            call()
+
+
+def test_writes_wait_and_carry_the_key(server: Canned) -> None:
+    client = QdrantClient(url=server.url, api_key="secret", check_compatibility=False)
+    index = QdrantServerIndex("main", client, "team-main", CONFIG)
+    index.upsert([point(n, lexical=terms(t7=1.5)) for n in range(300)])
+    upserts = [body["points"] for _, _, body, _ in server.requests]
+    assert [entry["id"] for part in upserts for entry in part] == [uid(n) for n in range(300)]
+    assert len(upserts) > 1  # large writes are split
+    assert upserts[0][0]["vector"] == {"dense": [1.0, 0.0, 0.0, 0.0], "lexical": {"indices": [7], "values": [1.5]}}
+    index.delete([uid(1)])
+    server.result = [server.result, server.result]
+    index.set_payload({uid(2): {"uri": "u"}, uid(3): {"uri": "v"}})
+    assert [path for _, path, _, _ in server.requests[len(upserts) :]] == [
+        "/collections/team-main/points/delete?wait=true",
+        "/collections/team-main/points/batch?wait=true",
+    ]
+    assert all("wait=true" in path and key == "secret" for _, path, _, key in server.requests)
+
+
+def test_sharding_and_replication_are_set_at_creation(server: Canned) -> None:
+    server.result = {"exists": False}
+    config = StoreConfig(
+        dimension=4, encoder="e", settings={"shard_number": 3, "replication_factor": 2, "something_else": 1}
+    )
+    with pytest.raises(StoreError):  # the canned answer fits only the first request
+        connect(server.url).create("main", config)
+    method, path, body, _ = server.requests[1]
+    assert (method, path) == ("PUT", "/collections/nvr-main")
+    assert (body["shard_number"], body["replication_factor"]) == (3, 2)
+    assert body["vectors"] == {"dense": {"size": 4, "distance": "Dot"}}
+    assert body["sparse_vectors"] == {"lexical": {"modifier": "idf"}}
+    assert body["metadata"] == {"nvr_rag": asdict(config)}
+
+
+def test_other_peoples_collections_are_left_alone() -> None:
+    client = QdrantClient(":memory:")
+    params = models.VectorParams(size=2, distance=models.Distance.DOT)
+    client.create_collection("theirs", vectors_config=params)
+    client.create_collection("nvr-odd", vectors_config=params)
+    store = QdrantServerStore(client)
+    store.create("main", CONFIG)
+    assert store.names() == ["main", "odd"]
+    with pytest.raises(IndexMissing, match="not made by nvr-rag"):
+        store.open("odd")
+    store.drop("theirs")
+    assert client.collection_exists("theirs")
+    other = QdrantServerStore(client, prefix="other-")
+    assert other.names() == []
+    client.close()
