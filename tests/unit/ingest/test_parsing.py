@@ -217,7 +217,8 @@ def test_email() -> None:
 
 def test_the_parsers_markdown_is_tidied() -> None:
     ugly = "- \n\n**Tea**: hot\\!\n\n\n\n![image1.png](media/image1.png)\n\n![A cup](media/2.png)\n\n"
-    ugly += "Intro . . . . . . . . 3\n\n| a | b |\n| --- | --- |\n|  |  |\n| x\\|y | 1 |\n\n```\n\\! | |\n```\n\n`\\!` $$\\{x\\}$$ \\\\"
+    ugly += "Intro . . . . . . . . 3\n\n| a | b |\n| --- | --- |\n|  |  |\n| x\\|y | 1 |\n\n"
+    ugly += "```\n\\! | |\n```\n\n`\\!` $$\\{x\\}$$ \\\\"
     assert tidy(ugly) == (
         "- **Tea**: hot!\n\nA cup\n\nIntro ... 3\n\n"
         "| a | b |\n| --- | --- |\n| x\\|y | 1 |\n\n```\n\\! | |\n```\n\n`\\!` $$\\{x\\}$$ \\"
