@@ -6,7 +6,8 @@ without spaces (Chinese, Japanese, Thai ...) and Korean, whose particles stick t
 of characters first, under every language: a dictionary would cut the same word differently in different sentences.
 
 It knows no collection and no index. The average length is a constant, not a count, so that a document's vector
-depends on nothing but its text; nDCG@10 moves by less than 0.01 between 64 and 256 on scifact.
+depends on nothing but its text. Between 64 and 256 it moves nDCG@10 by 0.01 on scifact and squad2, and pulls the
+others apart: long passages want it high (medquad 0.63 to 0.68), short ones low (cranfield 0.39 to 0.37).
 """
 
 from __future__ import annotations
