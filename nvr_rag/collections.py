@@ -46,9 +46,15 @@ def check_name(name: str) -> None:
         )
 
 
-def find(connection: Connection, name: str) -> int:
-    """The id of a collection. Raises NotFound with the names there are."""
-    found = connection.scalar(select(t.Collection.id).where(t.Collection.name == name))
+def find(connection: Connection, name: str, *, lock: bool = False) -> int:
+    """The id of a collection. Raises NotFound with the names there are.
+
+    With `lock` other writers of the collection wait until this transaction ends (on SQLite they always do).
+    """
+    statement = select(t.Collection.id).where(t.Collection.name == name)
+    found = None
+    if _NAME.fullmatch(name):
+        found = connection.scalar(statement.with_for_update() if lock else statement)
     if found is None:
         names = connection.scalars(select(t.Collection.name).order_by(t.Collection.name).limit(20)).all()
         there = f"there are: {', '.join(names)}" if names else "there are none yet; ingest something first"

@@ -6,8 +6,10 @@ nothing of vectors: indexes follow it.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,11 +18,13 @@ from sqlalchemy import Connection, RowMapping, Select, and_, delete, func, inser
 from nvr_rag import collections
 from nvr_rag.db import tables as t
 from nvr_rag.errors import InvalidInput, NotFound
-from nvr_rag.ids import document_id
+from nvr_rag.ids import document_id, sha256_json
 from nvr_rag.types import Document, DocumentState, NewDocument
 
 MAX_URI_CHARACTERS = 4096
+MAX_METADATA_DEPTH = 16  # vector stores refuse deep payloads, and then only after the document is in the log
 _LOOKUP = 500  # ids in one IN (...), well under every engine's limit
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Outcome(StrEnum):
@@ -53,9 +57,10 @@ class Known:
 def put(connection: Connection, collection: str, documents: Sequence[NewDocument]) -> list[Put]:
     """Store documents, in order; one that says what its newest version says changes nothing.
 
-    Raises NotFound (collection), InvalidInput (a URI that cannot be stored, or twice in one call).
+    Raises NotFound (collection), InvalidInput (a URI or metadata that cannot be stored, a URI twice in one call).
     """
-    collection_id = collections.find(connection, collection)
+    documents = [_storable_document(document) for document in documents]
+    collection_id = collections.find(connection, collection, lock=True)
     ids = [_identify(collection, document.uri) for document in documents]
     if len(set(ids)) != len(ids):
         raise InvalidInput("a URI may appear once in one call", field="uri")
@@ -65,60 +70,58 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
     answers = {}
     for number, i in enumerate(changed, start=seq):
         answers[i] = _store(connection, collection_id, ids[i], documents[i], current.get(ids[i]), number)
-    unchanged = [ids[i] for i in range(len(ids)) if i not in answers]
-    _mark_ready(connection, unchanged)
+    for i in set(range(len(ids))) - set(changed):
+        _refresh(connection, current[ids[i]], documents[i])
     return [answers.get(i, Put(document_id=key, outcome=Outcome.UNCHANGED, seq=0)) for i, key in enumerate(ids)]
 
 
 def fail(connection: Connection, collection: str, *, uri: str, source: str, error: str) -> None:
     """Record that a document could not be read. An older version of it goes on answering."""
-    collection_id = collections.find(connection, collection)
+    collection_id = collections.find(connection, collection, lock=True)
     key = _identify(collection, uri)
-    if key not in _current(connection, [key]):
-        connection.execute(
-            insert(t.Document).values(
-                id=key, collection_id=collection_id, uri=uri, source=source, state="failed", error=storable(error)
-            )
-        )
-        return
-    connection.execute(
-        update(t.Document)
-        .where(t.Document.id == key)
-        .values(state="failed", source=source, error=storable(error), updated_at=t.now())
-    )
+    fields = {"state": "failed", "source": storable(source), "error": storable(error), "updated_at": t.now()}
+    if key in _current(connection, [key]):
+        connection.execute(update(t.Document).where(t.Document.id == key).values(**fields))
+    else:
+        connection.execute(insert(t.Document).values(id=key, collection_id=collection_id, uri=uri, **fields))
 
 
 def delete_documents(connection: Connection, collection: str, ids: Sequence[str]) -> list[str]:
-    """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given."""
-    collection_id = collections.find(connection, collection)
-    there: set[str] = set()
-    for part in _parts(ids):
-        there.update(
-            connection.scalars(
-                select(t.Document.id).where(
-                    t.Document.id.in_(part),
-                    t.Document.collection_id == collection_id,
-                    t.Document.state != DocumentState.DELETED,
-                )
-            )
+    """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given.
+
+    A document that could never be read is forgotten altogether: no index has ever heard of it.
+    """
+    collection_id = collections.find(connection, collection, lock=True)
+    generations = _generations(connection, collection_id, ids)
+    doomed = [key for key in dict.fromkeys(ids) if key in generations]
+    unread = [key for key in doomed if generations[key] == 0]
+    for part in _parts(unread):
+        connection.execute(delete(t.Document).where(t.Document.id.in_(part)))
+    marked = [key for key in doomed if generations[key] > 0]
+    seq = collections.allocate_seq(connection, collection_id, len(marked)) if marked else 0
+    for number, key in enumerate(marked, start=seq):
+        connection.execute(
+            update(t.Document)
+            .where(t.Document.id == key)
+            .values(state="deleted", error=None, deleted_seq=number, updated_at=t.now())
         )
-    doomed = [key for key in dict.fromkeys(ids) if key in there]
-    if doomed:
-        seq = collections.allocate_seq(connection, collection_id, len(doomed))
-        for number, key in enumerate(doomed, start=seq):
-            connection.execute(
-                update(t.Document)
-                .where(t.Document.id == key)
-                .values(state="deleted", error=None, deleted_seq=number, updated_at=t.now())
-            )
-            _log(connection, collection_id, number, key, "delete")
+        _log(connection, collection_id, number, key, "delete")
     return doomed
 
 
-def forget_failures(connection: Connection, ids: Sequence[str]) -> None:
-    """Remove documents that never had a version (a failed file that has gone)."""
+def _generations(connection: Connection, collection_id: int, ids: Sequence[str]) -> dict[str, int]:
+    """Of those documents that are there and not deleted."""
+    found: dict[str, int] = {}
     for part in _parts(ids):
-        connection.execute(delete(t.Document).where(t.Document.id.in_(part), t.Document.generation == 0))
+        rows = connection.execute(
+            select(t.Document.id, t.Document.generation).where(
+                t.Document.id.in_(part),
+                t.Document.collection_id == collection_id,
+                t.Document.state != DocumentState.DELETED,
+            )
+        )
+        found.update((row.id, row.generation) for row in rows)
+    return found
 
 
 def known(connection: Connection, collection: str, root: str) -> dict[str, Known]:
@@ -136,7 +139,7 @@ def known(connection: Connection, collection: str, root: str) -> dict[str, Known
             t.DocumentVersion.sha256,
             t.DocumentVersion.parser,
         )
-        .join(t.DocumentVersion, _newest_version(), isouter=True)
+        .join(t.DocumentVersion, and_(_newest_version(), t.DocumentVersion.seq > t.Document.deleted_seq), isouter=True)
         .where(
             t.Document.collection_id == collection_id,
             t.Document.source != "",
@@ -155,7 +158,7 @@ def known(connection: Connection, collection: str, root: str) -> dict[str, Known
 def get(connection: Connection, collection: str, key: str) -> Document:
     """One document by its id or its URI, deleted ones too. Raises NotFound."""
     collection_id = collections.find(connection, collection)
-    statement = _documents(collection_id).where(or_(t.Document.id == key, t.Document.uri == key))
+    statement = _documents(collection_id).where(or_(t.Document.id == storable(key), t.Document.uri == storable(key)))
     row = connection.execute(statement).mappings().first()
     if row is None:
         raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")
@@ -199,19 +202,38 @@ def changed_since(connection: Connection, collection_id: int, seq: int, limit: i
 
 def storable(text: str) -> str:
     """`text` as every engine can hold it, of the same length: NUL and lone surrogates become U+FFFD."""
-    if text.isascii() and "\x00" not in text:
-        return text
-    return "".join("\ufffd" if c == "\x00" or "\ud800" <= c <= "\udfff" else c for c in text)
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
-def _storable_json(value: Any) -> Any:
+def _storable_json(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_METADATA_DEPTH:
+        raise InvalidInput(f"metadata may nest {MAX_METADATA_DEPTH} levels deep; flatten it", field="metadata")
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, Mapping):
-        return {storable(str(key)): _storable_json(item) for key, item in value.items()}
+        return {storable(str(key)): _storable_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_storable_json(item) for item in value]
-    return value
+        return [_storable_json(item, depth + 1) for item in value]
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise InvalidInput(f"metadata holds JSON values only; {str(value)[:80]!r} is none", field="metadata")
+
+
+def _storable_document(document: NewDocument) -> NewDocument:
+    parsed = document.parsed
+    return replace(
+        document,
+        parser=storable(document.parser),
+        source=storable(document.source),
+        acl=[storable(principal) for principal in document.acl] if document.acl is not None else None,
+        parsed=replace(
+            parsed,
+            text=storable(parsed.text),
+            media_type=storable(parsed.media_type),
+            title=storable(parsed.title),
+            metadata=_storable_json(parsed.metadata),
+        ),
+    )
 
 
 def _identify(collection: str, uri: str) -> str:
@@ -236,13 +258,13 @@ def _current(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping
         statement = (
             select(
                 *t.Document.__table__.c,
+                v.seq,
                 v.sha256,
                 v.parser,
                 v.media_type,
                 v.title,
                 v.meta,
                 v.text_format,
-                v.page_starts,
             )
             .join(v, _newest_version(), isouter=True)
             .where(t.Document.id.in_(part))
@@ -251,17 +273,20 @@ def _current(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping
     return found
 
 
+def _answers(row: RowMapping | None) -> bool:
+    """The document has a version that was not deleted."""
+    return row is not None and row["seq"] is not None and row["seq"] > row["deleted_seq"]
+
+
 def _says_the_same(row: RowMapping | None, document: NewDocument) -> bool:
     """Equal source bytes and parser mean equal text; what can differ without them is compared."""
-    if row is None or row["state"] == DocumentState.DELETED or row["generation"] == 0:
+    if row is None or not _answers(row):
         return False
     parsed = document.parsed
-    acl = list(document.acl) if document.acl is not None else None
     return bool(
-        (row["sha256"], row["parser"], row["acl"]) == (document.sha256, document.parser, acl)
-        and (row["media_type"], row["title"], row["text_format"])
-        == (parsed.media_type, storable(parsed.title), parsed.format)
-        and row["metadata"] == _storable_json(parsed.metadata)
+        (row["sha256"], row["parser"], row["acl"]) == (document.sha256, document.parser, document.acl)
+        and (row["media_type"], row["title"], row["text_format"]) == (parsed.media_type, parsed.title, parsed.format)
+        and sha256_json(row["metadata"]) == sha256_json(parsed.metadata)  # 1, 1.0 and true are equal in Python
     )
 
 
@@ -279,7 +304,7 @@ def _store(
         "source": document.source,
         "state": "ready",
         "error": None,
-        "acl": list(document.acl) if document.acl is not None else None,
+        "acl": document.acl,
         "generation": generation,
         "updated_at": t.now(),
     }
@@ -295,29 +320,29 @@ def _store(
             sha256=document.sha256,
             parser=document.parser,
             media_type=parsed.media_type,
-            title=storable(parsed.title),
-            meta=_storable_json(parsed.metadata),
-            text=storable(parsed.text),
+            title=parsed.title,
+            meta=parsed.metadata,
+            text=parsed.text,
             text_format=parsed.format,
             page_starts=list(parsed.page_starts),
         )
     )
     _log(connection, collection_id, seq, key, "put")
-    new = row is None or row["generation"] == 0 or row["state"] == DocumentState.DELETED
-    return Put(document_id=key, outcome=Outcome.ADDED if new else Outcome.UPDATED, seq=seq)
+    return Put(document_id=key, outcome=Outcome.UPDATED if _answers(row) else Outcome.ADDED, seq=seq)
 
 
 def _log(connection: Connection, collection_id: int, seq: int, key: str, kind: str) -> None:
     connection.execute(insert(t.Change).values(collection_id=collection_id, seq=seq, document_id=key, kind=kind))
 
 
-def _mark_ready(connection: Connection, ids: Sequence[str]) -> None:
-    """A document that failed and now reads as its newest version does is well again."""
-    for part in _parts(ids):
+def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> None:
+    """A document that failed and now reads as its newest version does is well again; and the last to put a document
+    says where it comes from."""
+    if (row["state"], row["source"]) != (DocumentState.READY, document.source):
         connection.execute(
             update(t.Document)
-            .where(t.Document.id.in_(part), t.Document.state == DocumentState.FAILED)
-            .values(state="ready", error=None, updated_at=t.now())
+            .where(t.Document.id == row["id"])
+            .values(state="ready", error=None, source=document.source, updated_at=t.now())
         )
 
 

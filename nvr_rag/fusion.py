@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -29,8 +30,9 @@ class FusionSettings:
     def __post_init__(self) -> None:
         if self.method not in ("rrf", "weighted"):
             raise InvalidInput(f"the fusion method is rrf or weighted, not {self.method!r}", field="method")
-        if min(self.dense_weight, self.lexical_weight) < 0 or self.dense_weight + self.lexical_weight <= 0:
-            raise InvalidInput("fusion weights are not negative, and not both 0", field="dense_weight")
+        weights = (self.dense_weight, self.lexical_weight)
+        if not all(0 <= weight < math.inf for weight in weights) or sum(weights) == 0:
+            raise InvalidInput("fusion weights are finite, not negative, and not both 0", field="dense_weight")
         if self.rank_constant < 1 or self.depth < 1:
             raise InvalidInput("rank_constant and depth are at least 1", field="depth")
 

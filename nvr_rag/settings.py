@@ -12,7 +12,13 @@ import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from nvr_rag.encoders.bundled import BUNDLED
 from nvr_rag.errors import ConfigurationError
@@ -62,7 +68,7 @@ class IngestSettings(BaseModel):
 class Settings(BaseSettings):
     """Everything that a process of nvr-rag can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="NVR_", env_nested_delimiter="__", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="NVR_", env_nested_delimiter="__", extra="forbid")
 
     home: Path = Path("~/.nvr-rag")
     """The data folder: database, indexes, models. NVR_HOME."""
@@ -95,6 +101,7 @@ def load_settings() -> Settings:
     file = os.environ.get("NVR_CONFIG")
     if file and not Path(file).is_file():
         raise ConfigurationError(f"NVR_CONFIG names {file}, which is not a file")
+    where = f"the environment and {file}" if file else "the environment"
     try:
         return Settings()
     except ValidationError as error:
@@ -102,6 +109,9 @@ def load_settings() -> Settings:
             f"NVR_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
             for item in error.errors(include_input=False, include_url=False)
         )
-        raise ConfigurationError(f"settings cannot be used: {reasons}") from None
+        raise ConfigurationError(f"settings from {where} cannot be used: {reasons}") from None
+    except SettingsError as error:  # a group of settings in one variable that is not JSON
+        names = ", ".join(f"NVR_{name.upper()}" for name in Settings.model_fields if f'"{name}"' in str(error))
+        raise ConfigurationError(f"{names} is not valid JSON; set the values one by one, as NVR_API__PORT") from None
     except ValueError as error:
         raise ConfigurationError(f"NVR_CONFIG: {file} is not valid TOML: {error}") from error

@@ -1,0 +1,100 @@
+"""What tests of the core are built from: documents, a chunker and a house with doubles for store and encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from nvr_rag import corpus, indexing, verification
+from nvr_rag.corpus import Put
+from nvr_rag.db import tables as t
+from nvr_rag.encoders.base import Encoder
+from nvr_rag.ids import sha256_text
+from nvr_rag.indexes import IndexInfo, LiveIndex
+from nvr_rag.indexes import get as index_info
+from nvr_rag.indexing import Work
+from nvr_rag.settings import Settings
+from nvr_rag.stores.base import Store
+from nvr_rag.testing import HashEncoder, MemoryStore
+from nvr_rag.types import ChunkDraft, Hit, Mode, NewDocument, ParsedText, Query, TextFormat
+from nvr_rag.verification import Verification
+from nvr_rag.workspace import Workspace
+
+
+def document(uri: str, text: str, *, sha256: str | None = None, **options: Any) -> NewDocument:
+    """A document of plain text; options of ParsedText and of NewDocument may be mixed."""
+    own = {key: options.pop(key) for key in ("parser", "source", "acl") if key in options}
+    parsed = ParsedText(text=text, format=TextFormat.PLAIN, media_type="text/plain", **options)
+    return NewDocument(uri=uri, sha256=sha256 or sha256_text(text), parsed=parsed, **own)
+
+
+def paragraphs(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+    """A chunk for each paragraph that has words."""
+    drafts, start = [], 0
+    for part in parsed.text.split("\n\n"):
+        if part.strip():
+            drafts.append(ChunkDraft(text=part, start=start, end=start + len(part)))
+        start += len(part) + 2
+    return drafts
+
+
+class House:
+    """A workspace with one collection, "default", whose store outlives it."""
+
+    def __init__(self, home: Path, *, store: Store | None = None, encoder: HashEncoder | None = None) -> None:
+        self.home = home
+        self.store = store if store is not None else MemoryStore()
+        self.encoder = encoder or HashEncoder()
+        self.workspace = Workspace(Settings(home=home), store=self.store, encoder=self.encoder)
+        self.database = self.workspace.database
+
+    def close(self) -> None:
+        self.workspace.close()
+
+    def put(self, *documents: NewDocument) -> list[Put]:
+        with self.database.write() as connection:
+            return corpus.put(connection, "default", documents)
+
+    def delete(self, *uris: str) -> list[str]:
+        with self.database.write() as connection:
+            ids = [corpus.get(connection, "default", uri).id for uri in uris]
+            return corpus.delete_documents(connection, "default", ids)
+
+    def fail(self, uri: str, error: str = "cannot be read", source: str = "") -> None:
+        with self.database.write() as connection:
+            corpus.fail(connection, "default", uri=uri, source=source, error=error)
+
+    @property
+    def index_id(self) -> int:
+        with self.database.read() as connection:
+            return int(connection.scalars(select(t.SearchIndex.id).order_by(t.SearchIndex.id)).first() or 0)
+
+    @property
+    def index(self) -> LiveIndex:
+        return self.workspace.index(self.index_id)
+
+    @property
+    def row(self) -> IndexInfo:
+        with self.database.read() as connection:
+            return index_info(connection, self.index_id)
+
+    def catch_up(self) -> Work:
+        return indexing.catch_up(self.database, self.index, paragraphs)
+
+    def verify(self, *, repair: bool = False) -> Verification:
+        return verification.verify(self.database, self.index, repair=repair)
+
+    def hits(
+        self, text: str, *, k: int = 10, mode: Mode | None = None, where: dict[str, Any] | None = None
+    ) -> Sequence[Hit]:
+        return self.workspace.retriever.search(Query(text=text, k=k, mode=mode, filter=where)).hits
+
+    def texts(self, text: str, **options: Any) -> list[str]:
+        return [hit.text for hit in self.hits(text, **options)]
+
+    def points(self) -> set[str]:
+        """Ids of all points that the store holds."""
+        return {point.id for point in self.index.points.scan()}
