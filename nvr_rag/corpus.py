@@ -86,6 +86,17 @@ def fail(connection: Connection, collection: str, *, uri: str, source: str, erro
         connection.execute(insert(t.Document).values(id=key, collection_id=collection_id, uri=uri, **fields))
 
 
+def mark_failed(connection: Connection, key: str, seq: int, error: str) -> None:
+    """Record that the version `seq` of a document is of no use, unless a newer one is there or it was deleted."""
+    v = t.DocumentVersion
+    newest = select(v.seq).where(v.document_id == key, v.generation == t.Document.generation).scalar_subquery()
+    connection.execute(
+        update(t.Document)
+        .where(t.Document.id == key, t.Document.state != DocumentState.DELETED, newest == seq)
+        .values(state="failed", error=storable(error), updated_at=t.now())
+    )
+
+
 def delete_documents(connection: Connection, collection: str, ids: Sequence[str]) -> list[str]:
     """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given.
 

@@ -20,10 +20,11 @@ from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.collections import head_seq
 from nvr_rag.db.session import Database
-from nvr_rag.errors import NotFound
+from nvr_rag.errors import ChunkingMismatch, NotFound
 from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.stores.base import Point, StoredPoint, Vector
+from nvr_rag.types import ChunkDraft
 
 CHANGES_A_ROUND = 128
 CHUNKS_A_GROUP = 256
@@ -146,15 +147,25 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
 
 
 def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], chunker: Chunker) -> None:
-    """Cut the versions that this index's chunking has not cut yet, one transaction each."""
+    """Cut the versions that this index's chunking has not cut yet, one transaction each.
+
+    A document that cannot be cut for this encoder is marked as failed and has no chunks.
+    """
     with database.read() as connection:
         pending = chunks.unplaced(connection, versions, index.info.chunking_id)
     for version in pending:
         with database.read() as connection:
             parsed = chunks.parsed_text(connection, version.id)
-        drafts = chunker(parsed, index.encoder)
+        drafts: Sequence[ChunkDraft] = ()
+        failure: str | None = None
+        try:
+            drafts = chunker(parsed, index.encoder)
+        except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
+            failure = str(error)
         with database.write() as connection:
             chunks.place(connection, version, index.info.chunking_id, drafts)
+            if failure:
+                corpus.mark_failed(connection, version.document_id, version.seq, failure)
 
 
 def want(index: LiveIndex, chunk: PlacedChunk) -> Wanted:
