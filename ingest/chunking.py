@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ingest.cutting import Atom, cut, lines
 from ingest.leaves import Leaf, Meter, Place, fitted, leaves_of, places_of, without_surrogates
-from ingest.sections import Block, Kind, Section, structure
+from ingest.sections import Block, Section, structure
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
 from nvr_rag.types import ChunkDraft, ParsedText
@@ -37,7 +37,7 @@ def chunk(parsed: ParsedText, encoder: Encoder) -> list[ChunkDraft]:
         return []
     meter = Meter(encoder, parsed.title)
     leaves = leaves_of(text, blocks, meter)
-    headings = [leaf.cost for leaf in leaves if blocks[leaf.block].kind is Kind.HEADING]
+    headings = [leaf.cost for leaf in leaves if leaf.heading]
     places = places_of(sections, headings, parsed.title, meter)
     row = _Row(
         text=text,
@@ -81,16 +81,7 @@ class _Row:
         self.leaves = leaves
         self.header_costs = header_costs
         self.before = [0, *accumulate(leaf.cost for leaf in leaves)]
-        body = (0 if self.heading(leaf) else leaf.cost for leaf in leaves)
-        self.body_before = [0, *accumulate(body)]
-
-    def section(self, leaf: Leaf) -> int:
-        return self.blocks[leaf.block].section
-
-    def heading(self, leaf: Leaf) -> bool:
-        """Whether the leaf is a whole heading line."""
-        block = self.blocks[leaf.block]
-        return block.kind is Kind.HEADING and leaf.start == block.start and leaf.end == block.end
+        self.body_before = [0, *accumulate(0 if leaf.heading else leaf.cost for leaf in leaves)]
 
     def under(self, outer: int, section: int) -> bool:
         """Whether `section` is `outer` or inside it; everything is inside -1."""
@@ -100,9 +91,8 @@ class _Row:
 
     def opening(self, leaves: Sequence[Leaf], start: int, stop: int) -> int:
         """Where the text of a run begins: behind the heading lines that are in its path."""
-        while start + 1 < stop and self.heading(leaves[start]):
-            section = self.section(leaves[start])
-            following = self.section(leaves[start + 1])
+        while start + 1 < stop and leaves[start].heading:
+            section, following = leaves[start].section, leaves[start + 1].section
             if not (self.places[section].whole and self.places[following].whole and self.under(section, following)):
                 break
             start += 1
@@ -118,20 +108,18 @@ class _Row:
     def parent(self, run: _Run) -> int:
         """The section that a run is a part of."""
         first = self.leaves[run.start]
-        section = self.section(first)
-        return self.sections[section].parent if self.heading(first) else section
+        section = first.section
+        return self.sections[section].parent if first.heading else section
 
     def run(self, start: int, stop: int) -> _Run:
-        sections = {self.section(leaf) for leaf in self.leaves[start:stop]}
-        top = any(
-            self.heading(leaf) and self.sections[self.section(leaf)].level == 1 for leaf in self.leaves[start:stop]
-        )
-        return _Run(start, stop, min(self.places[section].room for section in sections), top)
+        leaves = self.leaves[start:stop]
+        room = min(self.places[section].room for section in {leaf.section for leaf in leaves})
+        return _Run(start, stop, room, any(leaf.heading and self.sections[leaf.section].level == 1 for leaf in leaves))
 
     def related(self, earlier: _Run, later: _Run) -> bool:
         """Whether two neighbours may share a chunk: the later one is under the parent of the earlier one, and they
         do not belong to two first-level headings."""
-        first = self.section(self.leaves[earlier.start])
+        first = self.leaves[earlier.start].section
         if later.top and (first != 0 or earlier.top):
             return False
         return self.under(self.sections[first].parent, self.parent(later))
@@ -172,9 +160,9 @@ def _header_costs(blocks: Sequence[Block], leaves: Sequence[Leaf], places: Seque
 
 def _units(row: _Row) -> list[_Run]:
     """One run a section: its heading, with those above it that have no text of their own, and its text."""
-    heading = [row.heading(leaf) for leaf in row.leaves]
-    starts = [0, *(i for i in range(1, len(heading)) if heading[i] and not heading[i - 1])]
-    return [row.run(a, b) for a, b in zip(starts, [*starts[1:], len(heading)], strict=True)]
+    leaves = row.leaves
+    starts = [0, *(i for i in range(1, len(leaves)) if leaves[i].heading and not leaves[i - 1].heading)]
+    return [row.run(a, b) for a, b in zip(starts, [*starts[1:], len(leaves)], strict=True)]
 
 
 def _tiny_joined(row: _Row, units: Sequence[_Run], small: float) -> list[_Run]:
@@ -261,8 +249,8 @@ def _draft(parsed: ParsedText, row: _Row, leaves: Sequence[Leaf]) -> ChunkDraft:
     """The chunk of a run; empty when the run is blank."""
     first = leaves[row.opening(leaves, 0, len(leaves))]
     start, end = _trimmed(row.text, first.start, leaves[-1].end)
-    section = row.section(first)
-    if row.heading(first):
+    section = first.section
+    if first.heading:
         section = row.sections[section].parent
     return ChunkDraft(
         text=row.header(first) + parsed.text[start:end],
@@ -295,4 +283,4 @@ def _smaller(row: _Row, leaves: Sequence[Leaf]) -> list[Sequence[Leaf]]:
     if length < 2:
         raise ChunkingMismatch("the encoder's budget does not hold a single character; use one that reads more tokens")
     parts = lines(row.text, leaf.start, leaf.end, leaf.strength, (length + 1) // 2)
-    return [[Leaf(*part, leaf.block, max(1, leaf.cost // 2))] for part in parts]
+    return [[Leaf(*part, leaf.block, leaf.section, cost=max(1, leaf.cost // 2))] for part in parts]

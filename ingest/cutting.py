@@ -31,6 +31,7 @@ _ABBREVIATION = regex.compile(
 # What a cut at each strength is worth, measured against missing the wanted size by a share of it.
 _WORTH = {GLUED: -1.0, HARD: 0.0, WORD: 0.15, LINE: 0.3, SENTENCE: 0.45, NESTED: 0.6, ITEM: 0.75, BLOCK: 0.9}
 _WORTH_OF_HEADING = 1.2
+_SHORT = 24  # characters; a sentence of less goes with the next one
 _STRETCH = 6  # budgets; rows of atoms longer than this are first cut where the text itself says so
 
 
@@ -52,12 +53,14 @@ class Atom(NamedTuple):
 
 
 def sentences(text: str, start: int, end: int, strength: int) -> list[Part]:
-    """The sentences of a span, the whitespace behind them included."""
-    ends = [m.end() for m in _SENTENCE_END.finditer(text, start, end) if not _abbreviated(text, m.start(), start)]
-    if not ends or ends[-1] != end:
-        ends.append(end)
-    starts = [start, *ends[:-1]]
-    return [Part(a, b, strength if a == start else SENTENCE) for a, b in zip(starts, ends, strict=True)]
+    """The sentences of a span, the whitespace behind them included; very short ones with the next one."""
+    parts: list[Part] = []
+    for match in _SENTENCE_END.finditer(text, start, end):
+        if match.end() - start >= _SHORT and match.end() < end and not _abbreviated(text, match.start(), start):
+            parts.append(Part(start, match.end(), strength))
+            start, strength = match.end(), SENTENCE
+    parts.append(Part(start, end, strength))
+    return parts
 
 
 def _abbreviated(text: str, stop: int, start: int) -> bool:

@@ -7,7 +7,7 @@ heading path that stands before its chunks and the room which that leaves for te
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from nvr_rag.errors import ChunkingMismatch
 
 _BATCH = 1 << 20  # characters handed to the tokenizer at once: bounds its memory
 _CHARACTERS_PER_TOKEN = 16  # a token counts for no more, so that a chunk of blanks or of one endless word stays small
+_MAX_KNOWN = 200_000  # words
+_WORD = re.compile(r"\S{1,64}")  # an endless one counts by its parts, also where a tokenizer gives up on it
 _ROW = re.compile(r"[^\r\n]+\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -30,6 +32,8 @@ class Leaf(NamedTuple):
     end: int
     strength: int  # of a cut before it
     block: int
+    section: int
+    heading: bool = False  # a whole heading line
     cost: int = 0
 
 
@@ -43,7 +47,11 @@ class Place:
 
 
 class Meter:
-    """Counts tokens for one document, in batches, each distinct text once."""
+    """Counts tokens for one document.
+
+    `costs` adds up words, each counted once and remembered (texts repeat their words, and tokenizers add up over white
+    space, nearly or exactly); `totals` is exact.
+    """
 
     def __init__(self, encoder: Encoder, title: str) -> None:
         self._encoder = encoder
@@ -51,29 +59,52 @@ class Meter:
         self.max_tokens = encoder.spec.max_tokens
         self.context_bytes = encoder.spec.context_bytes
         self._empty = encoder.count_tokens([""])[0]
+        self._known = _known_words(encoder.tokenizer_hash)
 
-    def costs(self, texts: Sequence[str]) -> list[int]:
+    def costs(self, texts: Iterable[str]) -> list[int]:
         """What each text takes of a budget: its tokens, and more when it has very many characters for them."""
-        counts = self._count(texts)
-        return [max(n - self._empty, -(-len(t) // _CHARACTERS_PER_TOKEN)) for n, t in zip(counts, texts, strict=True)]
+        costs: list[int] = []
+        for batch in _batches(texts):
+            words = [_WORD.findall(text) for text in batch]
+            self._learn({word for group in words for word in group} - self._known.keys())
+            cost = self._known.__getitem__
+            for text, group in zip(batch, words, strict=True):
+                costs.append(max(sum(map(cost, group)), -(-len(text) // _CHARACTERS_PER_TOKEN)))
+        return costs
 
-    def totals(self, chunks: Sequence[tuple[Sequence[str], str]]) -> list[int]:
+    def _learn(self, words: Set[str]) -> None:
+        new = sorted(words)
+        counts = self._encoder.count_tokens([f" {word}" for word in new]) if new else []
+        self._known.update((word, count - self._empty) for word, count in zip(new, counts, strict=True))
+
+    def totals(self, chunks: Iterable[tuple[Sequence[str], str]]) -> list[int]:
         """Tokens of the encoder's input for each (headings, text)."""
         render = self._encoder.spec.render
-        return self._count([render(title=self._title, headings=headings, text=text) for headings, text in chunks])
+        inputs = (render(title=self._title, headings=headings, text=text) for headings, text in chunks)
+        return [count for batch in _batches(inputs) for count in self._encoder.count_tokens(batch)]
 
-    def _count(self, texts: Sequence[str]) -> list[int]:
-        counts: dict[str, int] = {}
-        batch: list[str] = []
-        size = 0
-        for text in dict.fromkeys(texts):
-            batch.append(text)
-            size += len(text) + 16
-            if size > _BATCH:
-                counts.update(zip(batch, self._encoder.count_tokens(batch), strict=True))
-                batch, size = [], 0
-        counts.update(zip(batch, self._encoder.count_tokens(batch) if batch else (), strict=True))
-        return [counts[text] for text in texts]
+
+_KNOWN: dict[str, dict[str, int]] = {}  # tokens by word, by tokenizer: a memo, shared by all documents
+
+
+def _known_words(tokenizer: str) -> dict[str, int]:
+    known = _KNOWN.get(tokenizer)
+    if known is None or len(known) > _MAX_KNOWN:
+        known = _KNOWN[tokenizer] = {}  # a new one: another thread may be reading the old one
+    return known
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text) + 16
+        if size > _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def without_surrogates(text: str) -> str:
@@ -85,7 +116,7 @@ def leaves_of(text: str, blocks: Sequence[Block], meter: Meter) -> list[Leaf]:
     """The blocks, long ones in their natural parts, and their costs."""
     size = part_size(meter)
     leaves = [
-        Leaf(part.start, part.end, part.strength, i)
+        Leaf(*part, i, block.section, block.kind is Kind.HEADING)
         for i, block in enumerate(blocks)
         for part in _parts(text, block, size)
     ]
@@ -110,8 +141,8 @@ def _parts(text: str, block: Block, size: int) -> list[Part]:
 
 
 def _measured(text: str, leaves: Sequence[Leaf], meter: Meter) -> list[Leaf]:
-    costs = meter.costs([text[leaf.start : leaf.end] for leaf in leaves])
-    return [leaf._replace(cost=cost) for leaf, cost in zip(leaves, costs, strict=True)]
+    costs = meter.costs(text[leaf.start : leaf.end] for leaf in leaves)
+    return [Leaf(*leaf[:6], cost) for leaf, cost in zip(leaves, costs, strict=True)]
 
 
 def places_of(sections: Sequence[Section], heading_costs: Sequence[int], title: str, meter: Meter) -> list[Place]:
@@ -147,32 +178,31 @@ def _place_of(path: tuple[str, ...], meter: Meter, taken: int, enough: int) -> P
 def fitted(text: str, leaves: list[Leaf], blocks: Sequence[Block], places: Sequence[Place], meter: Meter) -> list[Leaf]:
     """The leaves, those over their room cut, and code and tables that fit as a whole made one again."""
     size = part_size(meter)
-    rooms = [places[block.section].room for block in blocks]
-    while size and any(_too_long(leaf, blocks, rooms) for leaf in leaves):
-        leaves = _split(text, leaves, blocks, rooms, size, meter)
+    while size and any(_too_long(leaf, places) for leaf in leaves):
+        leaves = _split(text, leaves, places, size, meter)
         size //= 2
     fused: list[Leaf] = []
     for i, group in groupby(leaves, key=lambda leaf: leaf.block):
         parts = list(group)
-        total = sum(leaf.cost for leaf in parts)
-        if len(parts) > 1 and blocks[i].kind in (Kind.CODE, Kind.TABLE) and total <= rooms[i]:
-            parts = [parts[0]._replace(end=parts[-1].end, cost=total)]
+        if len(parts) > 1 and blocks[i].kind in (Kind.CODE, Kind.TABLE):
+            total = sum(leaf.cost for leaf in parts)
+            if total <= places[parts[0].section].room:
+                parts = [parts[0]._replace(end=parts[-1].end, cost=total)]
         fused.extend(parts)
     return fused
 
 
-def _too_long(leaf: Leaf, blocks: Sequence[Block], rooms: Sequence[int]) -> bool:
-    limit = rooms[leaf.block] if blocks[leaf.block].kind is Kind.HEADING else max(1, rooms[leaf.block] // 2)
+def _too_long(leaf: Leaf, places: Sequence[Place]) -> bool:
+    room = places[leaf.section].room
+    limit = room if leaf.heading else max(1, room // 2)
     return leaf.cost > limit and leaf.end - leaf.start > 1
 
 
-def _split(
-    text: str, leaves: Sequence[Leaf], blocks: Sequence[Block], rooms: Sequence[int], size: int, meter: Meter
-) -> list[Leaf]:
+def _split(text: str, leaves: Sequence[Leaf], places: Sequence[Place], size: int, meter: Meter) -> list[Leaf]:
     """Each leaf that is too long, in parts of at most `size` characters."""
     parts = [
-        [Leaf(*part, leaf.block) for part in lines(text, leaf.start, leaf.end, leaf.strength, size)]
-        if _too_long(leaf, blocks, rooms)
+        [Leaf(*part, leaf.block, leaf.section) for part in lines(text, leaf.start, leaf.end, leaf.strength, size)]
+        if _too_long(leaf, places)
         else [leaf]
         for leaf in leaves
     ]

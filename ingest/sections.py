@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+import string
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -21,9 +22,11 @@ _MAX_HEADING = 300  # characters; a longer "heading" is a paragraph that begins 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(?=\S)(?:.*\n){1,200}?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*)")
+_CLOSING = re.compile(r"(?:^|[ \t]+)#+$")
 _FENCE = re.compile(r"((?:[ \t]*>)*)[ \t]*(?:[-*+][ \t]+)?(`{3,}(?=[^`]*$)|~{3,})")
+_OPENING_TAG = re.compile(r"<[A-Za-z][^<>]*>(?:[^<>]*</[A-Za-z]+>)?$")  # the whole line
 _LIST_ITEM = re.compile(r"([ \t]*)(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
-_MARKED = frozenset("#`~|=-*+_>:0123456789")  # first characters of lines that may be more than running text
+_MARKED = frozenset("#`~|=-*+_>:<0123456789")  # first characters of lines that may be more than running text
 
 
 class Kind(Enum):
@@ -60,25 +63,30 @@ def structure(text: str, format_: TextFormat) -> tuple[list[Section], list[Block
     scanner = _Markdown(text) if format_ is TextFormat.MARKDOWN else _Lines(text, code=format_ is TextFormat.CODE)
     scanner.scan()
     ends = [block.start for block in scanner.blocks[1:]] + [len(text)] * bool(scanner.blocks)
-    blocks = [block._replace(end=end) for block, end in zip(scanner.blocks, ends, strict=True)]
+    blocks = [Block(*block[:2], end, *block[3:]) for block, end in zip(scanner.blocks, ends, strict=True)]
     return scanner.sections, blocks
 
 
 def plain(inline: str) -> str:
     """The words of a line of Markdown without its inline markup: code, emphasis, links, images, tags, entities."""
+    if not _MARKUP.search(inline):
+        return " ".join(inline.split())
+    inline = _LITERAL.sub(lambda m: (m[2] or m[3]).translate(_HIDE), inline)
     for pattern, replacement in _INLINE:
         inline = pattern.sub(replacement, inline)
-    return " ".join(html.unescape(inline).split())
+    return " ".join(html.unescape(inline).translate(_SHOW).split())
 
 
+_MARKUP = re.compile(r"[\[{<`*~_\\&]")
+_LITERAL = re.compile(r"(`+)([^`]+)\1(?!`)|\\([!-/:-@\[-`{-~])")  # code, or an escaped mark
+_HIDE = {ord(mark): 0xF0000 + ord(mark) for mark in string.punctuation}  # private characters while markup is removed
+_SHOW = {hidden: mark for mark, hidden in _HIDE.items()}
 _INLINE = [
     (re.compile(r"!?\[([^\[\]]*)\](?:\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])"), r"\1"),
     (re.compile(r"[ \t]*\{[#.:][^{}]*\}[ \t]*$"), ""),
     (re.compile(r"</?[A-Za-z][^<>]*>"), ""),
-    (re.compile(r"(`+)([^`]+)\1"), r"\2"),
     (re.compile(r"(\*{1,3}|~~)(?=\S)([^*~]+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<!\w)(_{1,3})(?=\S)(.+?)(?<=\S)\1(?!\w)"), r"\2"),
-    (re.compile(r"\\([!-/:-@\[-`{-~])"), r"\1"),
 ]
 
 
@@ -129,9 +137,10 @@ class _Markdown(_Lines):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._fence = ""  # the marks that opened the code block we are in
+        self._comment = False  # inside <!-- ... -->
         self._quoted = False  # ... inside a block quote
         self._last_start = 0  # of the last line of the open block
-        self._colon = False  # the last line announces what follows
+        self._announces = False  # the last line belongs to what follows
         self._in_list = False
 
     def scan(self) -> None:
@@ -148,12 +157,18 @@ class _Markdown(_Lines):
         body = line.strip()
         if self._fence:
             self._inside_fence(start, end, body)
+        elif self._comment:
+            self._end, self._comment = end, "-->" not in body
+            if not self._comment:
+                self._close()
+            return  # what comes before a comment still announces what comes behind it
         elif not body or not body.strip("> \t"):
             self._blank(start, end, quoted=bool(body))
         elif body[0] not in _MARKED or not self._marked(start, end, line, body):
             self._running_text(start, end, line)
         self._last_start = start
-        self._colon = body[-1:] in (":", "：") if body else self._colon
+        if body and not body.startswith("<!--"):
+            self._announces = body.endswith((":", "：")) or bool(_OPENING_TAG.match(body))
 
     def _blank(self, start: int, end: int, *, quoted: bool) -> None:
         if quoted and self._kind is not None:
@@ -169,13 +184,14 @@ class _Markdown(_Lines):
             return
         nested = self._in_list and line[0] in " \t"
         self._in_list = nested
-        self._open(Kind.TEXT, start, end, self._announced(NESTED if nested else BLOCK if self._gap else ITEM))
+        strength = LINE if line.startswith("</") else NESTED if nested else BLOCK if self._gap else ITEM
+        self._open(Kind.TEXT, start, end, self._announced(strength))
 
     def _announced(self, strength: int) -> int:
-        """Less of a place to cut when the line before ends in a colon; none right below a heading."""
+        """Less of a place to cut when the line before belongs to what follows; none right below a heading."""
         if self._kind is None and self.blocks and self.blocks[-1].kind is Kind.HEADING:
             return GLUED
-        return min(strength, LINE) if self._colon else strength
+        return min(strength, LINE) if self._announces else strength
 
     def _marked(self, start: int, end: int, line: str, body: str) -> bool:
         """Take a line that begins with a mark; False when it is running text after all."""
@@ -186,6 +202,7 @@ class _Markdown(_Lines):
             or self._delimiter_row(end, body)
             or self._rule(start, end, body)
             or self._item(start, end, line)
+            or self._opens_comment(start, end, body)
         )
 
     def _underline(self, end: int, line: str, body: str) -> bool:
@@ -201,7 +218,7 @@ class _Markdown(_Lines):
 
     def _atx(self, start: int, end: int, line: str) -> bool:
         match = _ATX.match(line) if len(line) <= _MAX_HEADING else None
-        title = plain(re.sub(r"(?:^|[ \t]+)#+$", "", match[2].rstrip())) if match else ""
+        title = plain(_CLOSING.sub("", match[2].rstrip())) if match else ""
         if not match or not title:
             return False
         self._close()
@@ -270,4 +287,13 @@ class _Markdown(_Lines):
         strength = NESTED if match[1] else ITEM if self._in_list or not self._gap else BLOCK
         self._open(Kind.ITEM, start, end, strength if self._in_list else self._announced(strength))
         self._in_list = True
+        return True
+
+    def _opens_comment(self, start: int, end: int, body: str) -> bool:
+        if self._kind is not None or not body.startswith("<!--"):
+            return False
+        self._open(Kind.CODE, start, end, self._announced(BLOCK))
+        self._comment = "-->" not in body
+        if not self._comment:
+            self._close()
         return True
