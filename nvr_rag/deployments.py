@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from nvr_rag.db import tables as t
 from nvr_rag.errors import NotFound
@@ -56,5 +57,28 @@ def serving(connection: Connection, collection: str) -> Deployment:
     ).first()
     if row is None:
         raise NotFound(f"nothing serves the collection {collection!r}")
-    values = {**row._mapping, "mode": Mode(row.mode), "fusion": FusionSettings(**row.fusion)}
-    return Deployment(**values)
+    return _deployment(row)
+
+
+def all_serving(connection: Connection) -> dict[str, Deployment]:
+    """The serving deployment of every collection, by the collection's name."""
+    d = t.Deployment
+    rows = connection.execute(
+        select(t.Collection.name, d.id, d.collection_id, d.index_id, d.mode, d.fusion, d.state, d.created_at)
+        .join(t.Collection, t.Collection.id == d.collection_id)
+        .where(d.state == "serving")
+        .order_by(t.Collection.name)
+    )
+    return {row.name: _deployment(row) for row in rows}
+
+
+def _deployment(row: Row[Any]) -> Deployment:
+    return Deployment(
+        id=row.id,
+        collection_id=row.collection_id,
+        index_id=row.index_id,
+        mode=Mode(row.mode),
+        fusion=FusionSettings(**row.fusion),
+        state=row.state,
+        created_at=row.created_at,
+    )

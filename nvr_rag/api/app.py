@@ -1,0 +1,71 @@
+"""The app: an open workspace and services go in, an ASGI application comes out.
+
+It starts and stops what runs beside the routes. The workspace belongs to the caller, who closes it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from nvr_rag import __version__
+from nvr_rag.api import collections, documents, feedback, health, openapi, problems, search
+from nvr_rag.api.dependencies import Parts
+from nvr_rag.api.gate import Gate
+from nvr_rag.api.readiness import Readiness
+from nvr_rag.query_log import QueryLog
+from nvr_rag.services import Service
+from nvr_rag.workspace import Workspace
+
+
+def create_app(workspace: Workspace, services: Sequence[Service] = ()) -> FastAPI:
+    """The API over a workspace; while it runs, so do the services and the query log."""
+    app = FastAPI(
+        title="nvr-rag",
+        summary="Retrieval for RAG that gets better with use",
+        version=__version__,
+        openapi_tags=openapi.TAGS,
+        generate_unique_id_function=openapi.operation_id,
+        lifespan=_lifespan(workspace, services),
+        # The pages that FastAPI offers load scripts from elsewhere into this origin; /openapi.json says it all.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Exports what requests contain wherever the environment says.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.add_middleware(Gate, max_body_bytes=workspace.settings.api.max_body_bytes)
+    problems.install(app)
+    openapi.describe(app)
+    for part in (search, feedback, documents, collections, health):
+        app.include_router(part.router)
+    return app
+
+
+def _lifespan(
+    workspace: Workspace, services: Sequence[Service]
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as running:
+            app.state.parts = _start(workspace, services, running)
+            yield
+            await run_in_threadpool(running.close)
+
+    return lifespan
+
+
+def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack) -> Parts:
+    """Start everything; `running` stops it in the opposite order."""
+    query_log = QueryLog(workspace.database)
+    running.callback(query_log.close)
+    for service in services:
+        service.start(workspace)
+        running.callback(service.stop)
+    readiness = Readiness(workspace, query_log, services)
+    readiness.start()
+    running.callback(readiness.stop)
+    return Parts(workspace=workspace, query_log=query_log, readiness=readiness)

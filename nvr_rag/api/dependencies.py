@@ -1,0 +1,31 @@
+"""What routes work with, named once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from nvr_rag.api.limits import CollectionName
+from nvr_rag.api.readiness import Readiness
+from nvr_rag.query_log import QueryLog
+from nvr_rag.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The parts of a running app."""
+
+    workspace: Workspace
+    query_log: QueryLog
+    readiness: Readiness
+
+
+async def _parts(request: Request) -> Parts:  # async, or each request would be sent through one more thread
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsOf = Annotated[Parts, Depends(_parts)]
+InCollection = Annotated[CollectionName, Query(description="Name of a collection.")]

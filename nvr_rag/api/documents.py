@@ -1,0 +1,181 @@
+"""Documents: ready texts in; listing, reading and deleting. Files are the business of `nvr-rag ingest`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields
+from typing import Annotated, Any
+from uuid import UUID
+
+import anyio
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from nvr_rag import collections, corpus, ids, indexes
+from nvr_rag.api.dependencies import InCollection, PartsOf
+from nvr_rag.api.limits import NoControls, Uri
+from nvr_rag.api.openapi import problem_responses
+from nvr_rag.api.schemas import (
+    Deleted,
+    DocumentDetail,
+    DocumentInfo,
+    DocumentPage,
+    PutAnswer,
+    PutDocuments,
+    PutResult,
+    TextDocument,
+)
+from nvr_rag.db.session import Database
+from nvr_rag.errors import InvalidInput, NotFound
+from nvr_rag.types import Document, DocumentState, NewDocument, ParsedText, TextFormat
+
+router = APIRouter(prefix="/v1/documents", tags=["documents"])
+
+PARSER = "ready-text"
+_POLL_SECONDS = 0.05
+_MARKDOWN = ("text/markdown", "text/x-markdown")
+_HTML = ("text/html", "application/xhtml+xml")
+_CODE = frozenset(
+    f"application/{name}"
+    for name in ("javascript", "json", "toml", "yaml", "x-yaml", "sql", "x-sh", "x-python", "x-httpd-php", "typescript")
+) | {"text/javascript", "text/css"}
+
+
+@router.post(
+    "",
+    summary="Put documents",
+    response_model=PutAnswer,
+    responses={
+        200: {"description": "Stored, and searches find them."},
+        202: {"description": "Stored durably; searches will find them soon.", "model": PutAnswer},
+        **problem_responses(404, 422, 503, body=True),
+    },
+)
+async def put_documents(body: PutDocuments, parts: PartsOf) -> Response:
+    """Store ready texts: all of them, or none. A URI that is there already gets a new version."""
+    database = parts.workspace.database
+    deadline = time.monotonic() + (body.timeout_seconds if body.wait else 0)
+    results, seq = await run_in_threadpool(_put, database, body)
+    # Waiting takes no thread: a few patient callers would otherwise keep everybody else from searching.
+    while not (indexed := await run_in_threadpool(_is_indexed, database, body.collection, seq)):
+        if time.monotonic() >= deadline:
+            break
+        await anyio.sleep(_POLL_SECONDS)
+    answer = PutAnswer(collection=body.collection, indexed=indexed, documents=results)
+    return Response(answer.model_dump_json(), status_code=200 if indexed else 202, media_type="application/json")
+
+
+@router.get("", summary="List documents", responses=problem_responses(404, 422, 503))
+def list_documents(
+    parts: PartsOf,
+    collection: InCollection = "default",
+    state: Annotated[DocumentState | None, Query(description="Default: all but the deleted ones.")] = None,
+    after: Annotated[str, Query(max_length=4096, description="`next` of the page before."), NoControls] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="Documents on a page.")] = 100,
+) -> DocumentPage:
+    """A page of a collection's documents, by URI."""
+    with parts.workspace.database.read() as connection:
+        found = corpus.list_documents(connection, collection, state=state, after=after, limit=limit + 1)
+    page = found[:limit]
+    return DocumentPage(
+        documents=[DocumentInfo(**_shared(document)) for document in page],
+        next=page[-1].uri if len(found) > limit else None,
+    )
+
+
+@router.get("/{document_id}", summary="Read a document", responses=problem_responses(404, 422, 503))
+def get_document(
+    document_id: UUID,
+    parts: PartsOf,
+    collection: InCollection = "default",
+    text: Annotated[bool, Query(description="With the text of its newest version.")] = False,
+) -> DocumentDetail:
+    """One document by its id; a deleted one too."""
+    with parts.workspace.database.read() as connection:
+        document = corpus.get(connection, collection, str(document_id))
+        with_text = text and document.generation > 0
+        words = corpus.text_of(connection, document.id) if with_text else None
+    return DocumentDetail(**_shared(document), collection=collection, text=words)
+
+
+@router.delete("/{document_id}", summary="Delete a document", responses=problem_responses(404, 422, 503))
+def delete_document(document_id: UUID, parts: PartsOf, collection: InCollection = "default") -> Deleted:
+    """Delete one document by its id. No search shows it from now on."""
+    return _delete(parts.workspace.database, collection, str(document_id), "id")
+
+
+@router.delete("", summary="Delete a document by URI", responses=problem_responses(404, 422, 503))
+def delete_document_by_uri(
+    uri: Annotated[Uri, Query(description="Of the document.")],
+    parts: PartsOf,
+    collection: InCollection = "default",
+) -> Deleted:
+    """Delete one document by its URI. No search shows it from now on."""
+    return _delete(parts.workspace.database, collection, ids.document_id(collection, uri), f"URI {uri[:200]!r}")
+
+
+def _delete(database: Database, collection: str, key: str, name: str) -> Deleted:
+    with database.write() as connection:
+        gone = corpus.delete_documents(connection, collection, [key])
+    if not gone:
+        raise NotFound(f"no document with this {name} in the collection {collection!r}")
+    return Deleted(deleted=gone)
+
+
+def _put(database: Database, body: PutDocuments) -> tuple[list[PutResult], int]:
+    """Store them; also the number of the change that an index must have reached to show them."""
+    documents = [_new(document, f"documents[{i}]") for i, document in enumerate(body.documents)]
+    with database.write() as connection:
+        puts = corpus.put(connection, body.collection, documents)
+        # Documents that did not change may still be waiting for an index: then the log's head is what counts.
+        head = collections.head_seq(connection, collections.find(connection, body.collection))
+    results = [
+        PutResult(id=put.document_id, uri=document.uri, outcome=put.outcome, seq=put.seq)
+        for put, document in zip(puts, documents, strict=True)
+    ]
+    return results, max(put.seq for put in puts) or head
+
+
+def _is_indexed(database: Database, collection: str, seq: int) -> bool:
+    with database.read() as connection:
+        every = indexes.all_infos(connection, collections.find(connection, collection))
+    return all(index.applied_seq >= seq for index in every if index.state == "live")
+
+
+def _new(document: TextDocument, place: str) -> NewDocument:
+    media_type = document.media_type.partition(";")[0].strip().lower()
+    if media_type.count("/") != 1 or media_type.startswith("/") or media_type.endswith("/"):
+        raise InvalidInput(
+            f"{place}.media_type is a media type such as text/markdown, not {document.media_type!r}",
+            field=f"{place}.media_type",
+        )
+    if media_type in _HTML:
+        raise InvalidInput(
+            f"{place}: HTML is not parsed here; use nvr-rag ingest for files, or send its text as text/markdown",
+            field=f"{place}.media_type",
+        )
+    if not document.text.strip():
+        raise InvalidInput(f"{place}.text is blank; send a text, or delete the document instead", field=f"{place}.text")
+    parsed = ParsedText(
+        text=document.text,
+        format=_format(media_type),
+        media_type=media_type,
+        title=document.title,
+        metadata=document.metadata,
+    )
+    return NewDocument(uri=document.uri, sha256=ids.sha256_text(document.text), parsed=parsed, parser=PARSER)
+
+
+def _format(media_type: str) -> TextFormat:
+    if media_type in _MARKDOWN:
+        return TextFormat.MARKDOWN
+    return TextFormat.CODE if media_type in _CODE or media_type.startswith("text/x-") else TextFormat.PLAIN
+
+
+_SHARED = frozenset(DocumentInfo.model_fields) & {field.name for field in fields(Document)}
+
+
+def _shared(document: Document) -> dict[str, Any]:
+    """The fields of a document that callers see."""
+    return {name: getattr(document, name) for name in _SHARED}

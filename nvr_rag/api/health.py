@@ -1,0 +1,40 @@
+"""Is the process there, and is it of use?"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from nvr_rag.api.dependencies import PartsOf
+from nvr_rag.api.openapi import problem_responses
+from nvr_rag.api.problems import RETRY_AFTER_SECONDS, problem
+from nvr_rag.api.schemas import Alive, Ready
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="Does the process run?")
+async def livez() -> Alive:
+    """Always 200."""
+    return Alive()
+
+
+@router.get(
+    "/readyz",
+    summary="Are searches and changes answered?",
+    response_model=Ready,
+    responses=problem_responses(503),
+)
+def readyz(request: Request, parts: PartsOf) -> Ready | Response:
+    """503 with the reasons while the database does not answer, a service has a problem, or an index is not open."""
+    reasons = parts.readiness.problems()
+    if not reasons:
+        return Ready()
+    return problem(
+        503,
+        "; ".join(reasons),
+        request_id=request.state.request_id,
+        kind=("not-ready", "Not ready"),
+        reasons=reasons,
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )

@@ -1,0 +1,166 @@
+"""Errors become problem documents (RFC 9457): exceptions in, application/problem+json out, in one place.
+
+our exception tree           by the table below; with Retry-After where a retry can help
+a request that does not fit  422 naming the field; 400 when it is not JSON, 415 when it does not say that it is
+the router's own             404, 405, 413
+anything else                500 without internals (see gate.py)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nvr_rag.api.schemas import MANY, ONE
+from nvr_rag.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    EncoderMismatch,
+    IndexMissing,
+    InvalidFilter,
+    InvalidInput,
+    NotFound,
+    NvrError,
+    StoreBusy,
+    StoreError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+_BLANK = "about:blank"
+_MOST_ERRORS = 5  # named in one answer
+_SHOWN = 200  # characters of a name that came from outside
+
+log = logging.getLogger("nvr_rag.api")
+
+# The nearest class in an error's ancestry counts.
+_KINDS: Mapping[type, tuple[int, str, str]] = {
+    InvalidInput: (422, "invalid-input", "The request is not valid"),
+    InvalidFilter: (422, "invalid-filter", "The filter is not valid"),
+    NotFound: (404, "not-found", "There is no such thing"),
+    Conflict: (409, "conflict", "The request contradicts what is stored"),
+    EncoderMismatch: (503, "encoder-mismatch", "The index and its encoder do not belong together"),
+    StoreError: (503, "store-unavailable", "The vector store did not answer"),
+    StoreBusy: (503, "index-busy", "Another process owns the index"),
+    IndexMissing: (503, "index-missing", "The vector store has lost the index"),
+    DatabaseUnavailable: (503, "database-unavailable", "The database did not answer"),
+}
+
+_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "string_unicode": "must be valid Unicode, but has half of a surrogate pair",
+    "int_from_float": "must be a whole number",
+}
+_SUBJECT = re.compile(r"^(Input|String|List|Dictionary|Value) should ")
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    request_id: str,
+    kind: tuple[str, str] | None = None,
+    field: str | None = None,
+    reasons: Sequence[str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """One problem document. `kind` is its slug and title; without one the status says it all."""
+    slug, title = kind or ("", HTTPStatus(status).phrase)
+    body: dict[str, Any] = {"type": f"urn:nvr-rag:{slug}" if slug else _BLANK, "title": title, "status": status}
+    body["detail"] = _printable(detail)
+    if field:
+        body["field"] = _printable(field)
+    if reasons is not None:
+        body["reasons"] = [_printable(reason) for reason in reasons]
+    body["request_id"] = request_id
+    text = json.dumps(body, ensure_ascii=False)
+    return Response(text, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of an app become a problem document."""
+    app.add_exception_handler(NvrError, _of_ours)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(HTTPException, _of_router)
+
+
+async def _of_ours(request: Request, error: Exception) -> Response:
+    kind = next((_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS), None)
+    if kind is None:
+        raise error  # nothing that a caller can do something about: the gate logs it and answers 500
+    status, slug, title = kind
+    if status >= 500:
+        log.warning("%s: %s (request %s)", type(error).__name__, error, request.state.request_id)
+    retry = isinstance(error, NvrError) and error.retry
+    return problem(
+        status,
+        str(error),
+        request_id=request.state.request_id,
+        kind=(slug, title),
+        field=error.field if isinstance(error, InvalidInput) else None,
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if retry else None,
+    )
+
+
+async def _of_router(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    details = {
+        400: "the body cannot be read as JSON: it is not UTF-8, or nested too deep",
+        404: "there is no such path; /openapi.json lists all of them",
+        405: f"{request.method} is not possible here; possible: {(error.headers or {}).get('Allow', 'nothing')}",
+    }
+    detail = details.get(error.status_code, str(error.detail))
+    return problem(error.status_code, detail, request_id=request.state.request_id, headers=error.headers)
+
+
+async def _of_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    request_id = request.state.request_id
+    errors = error.errors()
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        place = f"{first['ctx']['error']} at character {first['loc'][1]}"
+        return problem(400, f"the body is not valid JSON: {place}", request_id=request_id)
+    if isinstance(error.body, bytes):
+        return problem(415, "say what the body is: Content-Type: application/json", request_id=request_id)
+    detail = "; ".join(_sentence(item) for item in errors[:_MOST_ERRORS])
+    if len(errors) > _MOST_ERRORS:
+        detail += f"; and {len(errors) - _MOST_ERRORS} more"
+    status, slug, title = _KINDS[InvalidInput]
+    return problem(status, detail, request_id=request_id, kind=(slug, title), field=_path(first["loc"]))
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    words = _WORDS.get(error["type"]) or _SUBJECT.sub("must ", error["msg"])
+    value = error.get("input")
+    if error["type"] not in _WORDS and (value is None or isinstance(value, (bool, int, float))):
+        words += f", not {json.dumps(value)}"
+    return f"{_path(error['loc']) or 'the body'} {words}"
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """("body", "documents", 3, "uri") is documents[3].uri."""
+    parts = location[1:]
+    if parts and parts[0] in (ONE, MANY):
+        parts = parts[1:]
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN]}" for part in parts)
+    return text.removeprefix(".")[:_SHOWN]
+
+
+def _printable(text: str) -> str:
+    """Text that came from outside, without lone surrogates, which no JSON reader is bound to accept."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

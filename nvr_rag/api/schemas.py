@@ -1,0 +1,339 @@
+"""What travels over HTTP: request bodies, with a limit on everything, and answers. No behaviour.
+
+Requests are strict: an unknown field is an error, and "10" is not a number.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from nvr_rag.api.limits import (
+    MAX_ITEMS,
+    MAX_TEXT_CHARACTERS,
+    MAX_WAIT_SECONDS,
+    CollectionName,
+    Identifier,
+    NoControls,
+    NoNul,
+    Opaque,
+    Uri,
+    bounded_json,
+)
+from nvr_rag.corpus import Outcome
+from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
+from nvr_rag.types import DocumentState, FeedbackKind, Mode
+
+ONE, MANY = "(one)", "(many)"  # tags of the two shapes of a feedback body; they are left out of error messages
+
+_AnyMode = Annotated[Mode, Field(strict=False)]
+
+
+class Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchRequest(Body):
+    """A question to one collection."""
+
+    # Its lower limit is the retriever's, who calls a blank query empty too.
+    query: Annotated[str, NoNul] = Field(
+        max_length=MAX_QUERY_CHARACTERS, description="What to look for.", json_schema_extra={"minLength": 1}
+    )
+    collection: CollectionName = "default"
+    k: int = Field(default=10, ge=1, le=MAX_K, description="How many hits to return, at most.")
+    mode: _AnyMode | None = Field(default=None, description="Default: what the serving deployment says.")
+    filter: Annotated[dict[str, Any] | None, bounded_json(depth=24, characters=256_000)] = Field(
+        default=None,
+        description="Conditions on document_id, uri, title, media_type and metadata.<name>, such as "
+        '{"metadata.year": {"gte": 2020}}; with in, exists, gt, gte, lt, lte, and, or, not.',
+    )
+    user: Opaque | None = Field(default=None, description="Who asks; opaque, kept with the query.")
+    session: Opaque | None = Field(default=None, description="Which conversation; opaque, kept with the query.")
+
+
+class DeploymentUsed(Answer):
+    """Who answered."""
+
+    id: int
+    index: str
+    encoder: str = Field(description="Fingerprint of the encoder version.")
+    mode: Mode = Field(description="The deployment's own mode.")
+    applied_seq: int = Field(description="Number of the last change of the collection that the index has.")
+
+
+class HitDocument(Answer):
+    """The document of a hit."""
+
+    id: str
+    uri: str
+    title: str
+    media_type: str
+    metadata: dict[str, Any]
+
+
+class SideRank(Answer):
+    """Where one side of the index, dense or lexical, had the chunk before fusion."""
+
+    rank: int = Field(description="From 1.")
+    score: float
+
+
+class SearchHit(Answer):
+    """A chunk that answers."""
+
+    rank: int = Field(description="From 1.")
+    score: float = Field(description="Higher is better; comparable within one answer only.")
+    chunk_id: str
+    text: str
+    document: HitDocument
+    headings: list[str] = Field(description="Path of headings above the chunk, outermost first.")
+    page: int | None = Field(description="From 1; null for documents without pages.")
+    start: int = Field(description="Character span in the document's text, half open.")
+    end: int
+    dense: SideRank | None = Field(description="null when not among this side's candidates.")
+    lexical: SideRank | None = Field(description="null when not among this side's candidates.")
+
+
+class Took(Answer):
+    """Milliseconds by stage."""
+
+    encode: float
+    search: float
+    hydrate: float
+
+
+class SearchAnswer(Answer):
+    """The hits, best first."""
+
+    query_id: str = Field(description="Refer to it in feedback.")
+    collection: str
+    mode: Mode = Field(description="The mode that was used.")
+    deployment: DeploymentUsed
+    hits: list[SearchHit]
+    took_ms: Took
+
+
+class FeedbackItem(Body):
+    """What somebody said or did about a hit, or about the answer made from the hits."""
+
+    query_id: Identifier = Field(description="Of a search answer.")
+    chunk_id: Identifier | None = Field(
+        default=None, description="One of the hits; only answer_good and answer_bad can do without."
+    )
+    kind: Annotated[FeedbackKind, Field(strict=False)]
+    grade: int | None = Field(default=None, ge=0, le=1000, description="How relevant; 0 is not at all.")
+    user: Opaque | None = Field(default=None, description="Who said it; opaque. The last word of each user counts.")
+
+
+class FeedbackBatch(Body):
+    """Several at once: all are stored, or none."""
+
+    items: list[FeedbackItem] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+def _shape(body: Any) -> str:
+    return MANY if isinstance(body, dict) and "items" in body else ONE
+
+
+FeedbackRequest = Annotated[
+    Annotated[FeedbackItem, Tag(ONE)] | Annotated[FeedbackBatch, Tag(MANY)], Discriminator(_shape)
+]
+
+
+class FeedbackAnswer(Answer):
+    """What was stored, durably."""
+
+    accepted: int = Field(description="How many were understood and are stored now.")
+    new: int = Field(description="How many of them did not replace an earlier word.")
+
+
+class TextDocument(Body):
+    """A document whose text is known."""
+
+    uri: Uri = Field(description="Its identity in the collection: putting it again replaces it.")
+    text: str = Field(min_length=1, max_length=MAX_TEXT_CHARACTERS)
+    title: Annotated[str, NoControls] = Field(default="", max_length=1000)
+    metadata: Annotated[dict[str, Any], bounded_json(depth=6, characters=64_000)] = Field(
+        default_factory=dict, description="Any JSON object; filters can ask for metadata.<name>."
+    )
+    media_type: Annotated[str, NoControls] = Field(
+        default="text/plain",
+        max_length=200,
+        description="text/markdown is cut along headings, source code along lines, everything else along paragraphs.",
+    )
+
+
+class PutDocuments(Body):
+    """Documents to store: all of them, or none."""
+
+    collection: CollectionName = "default"
+    documents: list[TextDocument] = Field(min_length=1, max_length=MAX_ITEMS)
+    wait: bool = Field(default=False, description="Answer when every live index of the collection has them.")
+    timeout_seconds: float = Field(default=30.0, ge=0, le=MAX_WAIT_SECONDS, description="How long to wait at most.")
+
+
+class PutResult(Answer):
+    """What putting a document came to."""
+
+    id: str
+    uri: str
+    outcome: Outcome
+    seq: int = Field(description="Number of the change in its collection; 0 when nothing changed.")
+
+
+class PutAnswer(Answer):
+    """Stored durably; `indexed` says whether searches find them already."""
+
+    collection: str
+    indexed: bool
+    documents: list[PutResult] = Field(description="In the order of the request.")
+
+
+class DocumentInfo(Answer):
+    """A document as the corpus log knows it."""
+
+    id: str
+    uri: str
+    state: DocumentState
+    error: str | None = Field(description="Why the last attempt to read it failed.")
+    title: str
+    media_type: str
+    metadata: dict[str, Any]
+    source: str = Field(description="The folder or feed it was mirrored from; empty when put through the API.")
+    sha256: str
+    generation: int = Field(description="1 for the first version; 0 when none was ever stored.")
+    seq: int = Field(description="Number of its last change.")
+    characters: int
+    updated_at: datetime
+
+
+class DocumentDetail(DocumentInfo):
+    """A document, with its text if asked for."""
+
+    collection: str
+    text: str | None = Field(default=None, description="Of the newest version; null when not asked for, or never read.")
+
+
+class DocumentPage(Answer):
+    """Documents in the order of their URIs."""
+
+    documents: list[DocumentInfo]
+    next: str | None = Field(description="Send it as `after` for the next page; null on the last one.")
+
+
+class Deleted(Answer):
+    """What is gone, at once for every search."""
+
+    deleted: list[str] = Field(description="Ids of documents, or the name of a collection.")
+
+
+class NewCollection(Body):
+    """A collection to make."""
+
+    name: CollectionName
+    language: str = Field(default="english", max_length=32, description="Of the lexical side; none for no language.")
+    mode: _AnyMode = Field(default=Mode.HYBRID, description="How it answers when a search does not say.")
+
+
+class FusionChange(Body):
+    """How both sides become one ranking; what is left out stays."""
+
+    method: Literal["rrf", "weighted"] | None = Field(default=None, description="Reciprocal rank or weighted mean.")
+    dense_weight: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
+    lexical_weight: float | None = Field(default=None, ge=0, le=1000, allow_inf_nan=False)
+    rank_constant: int | None = Field(default=None, ge=1, le=10_000, description="Of reciprocal rank fusion.")
+    depth: int | None = Field(default=None, ge=1, le=10_000, description="Candidates examined on each side, at least.")
+
+
+class CollectionChange(Body):
+    """How a collection shall answer from now on; what is left out stays."""
+
+    mode: _AnyMode | None = None
+    fusion: FusionChange | None = None
+
+
+class CollectionSummary(Answer):
+    """A collection and its documents, counted by state."""
+
+    name: str
+    language: str
+    head_seq: int = Field(description="Number of its last change; 0 when there was none.")
+    created_at: datetime
+    documents: dict[str, int]
+
+
+class CollectionList(Answer):
+    """All collections, by name."""
+
+    collections: list[CollectionSummary]
+
+
+class FusionInfo(Answer):
+    """How both sides become one ranking."""
+
+    method: str
+    dense_weight: float
+    lexical_weight: float
+    rank_constant: int
+    depth: int
+
+
+class ServingDeployment(Answer):
+    """How a collection answers."""
+
+    id: int
+    index: str
+    mode: Mode
+    fusion: FusionInfo
+    created_at: datetime
+
+
+class IndexState(Answer):
+    """How far an index follows the log."""
+
+    name: str
+    encoder: str = Field(description="Fingerprint of the encoder version.")
+    applied_seq: int
+    lag: int = Field(description="Changes of the collection that the index does not have yet.")
+
+
+class CollectionDetail(CollectionSummary):
+    """A collection, how it answers, and how far its live indexes are."""
+
+    deployment: ServingDeployment
+    indexes: list[IndexState]
+
+
+class Alive(Answer):
+    """The process runs."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(Answer):
+    """Searches and changes are answered."""
+
+    status: Literal["ready"] = "ready"
+
+
+class Problem(Answer):
+    """An error as RFC 9457 has it."""
+
+    type: str = Field(description="Kind of problem; about:blank when the status says it all.")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong and what to do, for a person.")
+    field: str | None = Field(default=None, description="The field of the request that is wrong.")
+    reasons: list[str] | None = Field(default=None, description="Everything that is wrong, where that is a list.")
+    request_id: str = Field(description="Also in the header X-Request-ID and in the server's log.")

@@ -1,0 +1,204 @@
+"""Running the API: settings in, a listening server until it is told to stop.
+
+There are no API keys yet, so it listens on this machine only, and answers only requests that name this machine: a web
+page whose name was pointed at 127.0.0.1 is refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nvr_rag import processes
+from nvr_rag.api.app import create_app
+from nvr_rag.api.problems import problem
+from nvr_rag.db.session import Database
+from nvr_rag.errors import ConfigurationError, NvrError
+from nvr_rag.ids import new_id
+from nvr_rag.services import Service, installed
+from nvr_rag.settings import ApiSettings, Settings
+from nvr_rag.workspace import Workspace
+
+KIND = "serve"  # of the process row
+GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
+_BACKLOG = 2048
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[str], None]
+
+
+def run_server(settings: Settings, on_ready: OnReady | None = None) -> None:
+    """Open the workspace and serve it, with every installed service, until SIGINT or SIGTERM.
+
+    `on_ready` is told the URL once requests are answered. Raises ConfigurationError for an address that cannot be
+    listened on, and what opening a workspace raises.
+    """
+    with listen(settings.api) as listener, Workspace(settings) as workspace:
+        serve(workspace, installed(), listener, on_ready)
+
+
+def serve(
+    workspace: Workspace, services: Sequence[Service], listener: socket.socket, on_ready: OnReady | None = None
+) -> None:
+    """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server."""
+    url = url_of(listener)
+    presence = _Presence(workspace.database, url)
+
+    def started() -> None:
+        presence.start()
+        if on_ready:
+            on_ready(url)
+
+    config = uvicorn.Config(
+        _LocalOnly(create_app(workspace, services)),
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config, started)
+    try:
+        with _stopped_by_signals(server):
+            server.run(sockets=[listener])
+    finally:
+        presence.stop()
+
+
+def listen(settings: ApiSettings) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises ConfigurationError with what to do."""
+    family, address = _loopback_address(settings.host, settings.port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for old connections
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); stop what uses the port, "
+            "perhaps another nvr-rag serve, or set NVR_API__PORT to another one (0 takes a free one)"
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket, for clients."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _loopback_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(
+            f"the host {host!r} is not known here; set NVR_API__HOST to 127.0.0.1, ::1 or localhost"
+        ) from error
+    addresses = [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+    if not all(ipaddress.ip_address(address[0].partition("%")[0]).is_loopback for _, address in addresses):
+        raise ConfigurationError(
+            f"the host {host!r} can be reached from other machines, and there are no API keys yet: anybody there "
+            "could read and delete every document. Set NVR_API__HOST to 127.0.0.1, and let others in through an SSH "
+            "tunnel or a reverse proxy that checks who they are"
+        )
+    return addresses[0]
+
+
+class _Server(uvicorn.Server):
+    """Tells when requests are answered."""
+
+    def __init__(self, config: uvicorn.Config, started_callback: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started_callback = started_callback
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._started_callback()
+
+
+@contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the server in order.
+
+    uvicorn catches them itself, but raises them again at its end, and then they would kill the process. Threads other
+    than the main one cannot catch signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, server.handle_exit) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Presence:
+    """The row that tells other processes of this server, kept fresh by a thread."""
+
+    def __init__(self, database: Database, url: str) -> None:
+        self._database, self._url = database, url
+        self._id: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._id = processes.announce(self._database, KIND, self._url)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._id is not None:
+            self._thread.join()
+            try:
+                processes.withdraw(self._database, self._id)
+            except NvrError as error:  # the row goes stale by itself
+                log.warning("the server could not sign off: %s", error)
+
+    def _beat(self) -> None:
+        assert self._id is not None
+        while not self._stop.wait(processes.HEARTBEAT_SECONDS):
+            try:
+                processes.beat(self._database, self._id)
+            except NvrError as error:
+                log.warning("no heartbeat: %s", error)
+
+
+class _LocalOnly:
+    """Refuses requests that were sent to another name than this machine's own (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
+            if not _is_local(host.decode("latin-1")):
+                detail = "this server answers only to localhost, 127.0.0.1 and [::1]; send one of them as Host"
+                await problem(421, detail, request_id=new_id())(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _is_local(host: str) -> bool:
+    """Whether a Host header, with or without a port, names this machine's loopback."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost" or name.lower().endswith(".localhost")
