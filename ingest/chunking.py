@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ingest.cutting import Atom, cut, lines
-from ingest.leaves import Leaf, Meter, Place, fitted, leaves_of, places_of, without_surrogates
+from ingest.leaves import Leaf, Meter, Places, fitted, leaves_of, places_of, without_surrogates
 from ingest.sections import Block, Section, structure
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
@@ -70,7 +70,7 @@ class _Row:
         text: str,
         sections: Sequence[Section],
         blocks: Sequence[Block],
-        places: Sequence[Place],
+        places: Places,
         leaves: Sequence[Leaf],
         header_costs: Mapping[int, int],
     ) -> None:
@@ -91,9 +91,10 @@ class _Row:
 
     def opening(self, leaves: Sequence[Leaf], start: int, stop: int) -> int:
         """Where the text of a run begins: behind the heading lines that are in its path."""
+        shortened = self.places.shortened  # a heading that is not in the path must stay in the text
         while start + 1 < stop and leaves[start].heading:
             section, following = leaves[start].section, leaves[start + 1].section
-            if not (self.places[section].whole and self.places[following].whole and self.under(section, following)):
+            if following in shortened or not self.under(section, following):
                 break
             start += 1
         return start
@@ -113,7 +114,7 @@ class _Row:
 
     def run(self, start: int, stop: int) -> _Run:
         leaves = self.leaves[start:stop]
-        room = min(self.places[section].room for section in {leaf.section for leaf in leaves})
+        room = min(self.places.rooms[section] for section in {leaf.section for leaf in leaves})
         return _Run(start, stop, room, any(leaf.heading and self.sections[leaf.section].level == 1 for leaf in leaves))
 
     def related(self, earlier: _Run, later: _Run) -> bool:
@@ -148,12 +149,12 @@ class _Row:
         return cut(atoms, room)
 
 
-def _header_costs(blocks: Sequence[Block], leaves: Sequence[Leaf], places: Sequence[Place]) -> dict[int, int]:
+def _header_costs(blocks: Sequence[Block], leaves: Sequence[Leaf], places: Places) -> dict[int, int]:
     """By table, what repeating its header costs, where that is worth it; `leaves` are not yet fitted."""
     costs: dict[int, int] = {}
     for leaf in leaves:
         block = blocks[leaf.block]
-        if leaf.end == block.header_end and leaf.cost <= places[block.section].room // _HEADER:
+        if leaf.end == block.header_end and leaf.cost <= places.rooms[block.section] // _HEADER:
             costs[leaf.block] = leaf.cost
     return costs
 
@@ -256,7 +257,7 @@ def _draft(parsed: ParsedText, row: _Row, leaves: Sequence[Leaf]) -> ChunkDraft:
         text=row.header(first) + parsed.text[start:end],
         start=start,
         end=end,
-        headings=row.places[section].headings,
+        headings=row.places.headings(section),
         page=bisect_right(parsed.page_starts, start) or 1 if parsed.page_starts else None,
     )
 

@@ -7,7 +7,7 @@ heading path that stands before its chunks and the room which that leaves for te
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -38,12 +38,15 @@ class Leaf(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """What stands before a section's text in its chunks, and what that leaves for the text."""
+class Places:
+    """What stands before each section's text in its chunks, and what that leaves for the text."""
 
-    headings: tuple[str, ...]
-    whole: bool  # the heading path was not shortened
-    room: int  # tokens
+    sections: Sequence[Section]
+    rooms: Sequence[int]  # tokens, by section
+    shortened: Mapping[int, tuple[str, ...]]  # heading paths of the sections whose own would leave too little room
+
+    def headings(self, section: int) -> tuple[str, ...]:
+        return self.shortened[section] if section in self.shortened else self.sections[section].path
 
 
 class Meter:
@@ -145,25 +148,27 @@ def _measured(text: str, leaves: Sequence[Leaf], meter: Meter) -> list[Leaf]:
     return [Leaf(*leaf[:6], cost) for leaf, cost in zip(leaves, costs, strict=True)]
 
 
-def places_of(sections: Sequence[Section], heading_costs: Sequence[int], title: str, meter: Meter) -> list[Place]:
-    """The place of each section; `heading_costs` are those of the heading lines, in order (section 0 has none).
+def places_of(sections: Sequence[Section], heading_costs: Sequence[int], title: str, meter: Meter) -> Places:
+    """The places of the sections; `heading_costs` are those of the heading lines, in order (section 0 has none).
 
     Raises ChunkingMismatch when a title leaves no room for any text.
     """
     fixed = meter.totals([((), "")])[0]
     enough = meter.max_tokens // 4
     costs = [0]  # of the heading path alone, by addition: never less than the exact number
-    places = [_place_of(sections[0].path, meter, fixed, enough)]
     for section, own in zip(sections[1:], heading_costs, strict=True):
         repeats = section.parent == 0 and section.path[0] == title
         costs.append(costs[section.parent] + (0 if repeats else own))
-        places.append(_place_of(section.path, meter, fixed + min(costs[-1], meter.context_bytes), enough))
-    return places
+    rooms = [meter.max_tokens - fixed - min(cost, meter.context_bytes) for cost in costs]
+    shortened: dict[int, tuple[str, ...]] = {}
+    for i, room in enumerate(rooms):
+        if room < enough:
+            shortened[i], rooms[i] = _shortened(sections[i].path, enough, meter)
+    return Places(sections=sections, rooms=rooms, shortened=shortened)
 
 
-def _place_of(path: tuple[str, ...], meter: Meter, taken: int, enough: int) -> Place:
-    if meter.max_tokens - taken >= enough:
-        return Place(headings=path, whole=True, room=meter.max_tokens - taken)
+def _shortened(path: tuple[str, ...], enough: int, meter: Meter) -> tuple[tuple[str, ...], int]:
+    """The most of a heading path, its inner end, that leaves enough room; else what leaves most. And that room."""
     options = [path[i:] for i in range(len(path) + 1)]
     rooms = [meter.max_tokens - total for total in meter.totals([(option, "") for option in options])]
     best = next((i for i, room in enumerate(rooms) if room >= enough), max(range(len(rooms)), key=rooms.__getitem__))
@@ -172,10 +177,10 @@ def _place_of(path: tuple[str, ...], meter: Meter, taken: int, enough: int) -> P
             f"the document's title takes the whole budget of {meter.max_tokens} tokens; "
             f"lower context_bytes (now {meter.context_bytes}) in the encoder's spec"
         )
-    return Place(headings=options[best], whole=best == 0, room=rooms[best])
+    return options[best], rooms[best]
 
 
-def fitted(text: str, leaves: list[Leaf], blocks: Sequence[Block], places: Sequence[Place], meter: Meter) -> list[Leaf]:
+def fitted(text: str, leaves: list[Leaf], blocks: Sequence[Block], places: Places, meter: Meter) -> list[Leaf]:
     """The leaves, those over their room cut, and code and tables that fit as a whole made one again."""
     size = part_size(meter)
     while size and any(_too_long(leaf, places) for leaf in leaves):
@@ -186,19 +191,19 @@ def fitted(text: str, leaves: list[Leaf], blocks: Sequence[Block], places: Seque
         parts = list(group)
         if len(parts) > 1 and blocks[i].kind in (Kind.CODE, Kind.TABLE):
             total = sum(leaf.cost for leaf in parts)
-            if total <= places[parts[0].section].room:
+            if total <= places.rooms[parts[0].section]:
                 parts = [parts[0]._replace(end=parts[-1].end, cost=total)]
         fused.extend(parts)
     return fused
 
 
-def _too_long(leaf: Leaf, places: Sequence[Place]) -> bool:
-    room = places[leaf.section].room
+def _too_long(leaf: Leaf, places: Places) -> bool:
+    room = places.rooms[leaf.section]
     limit = room if leaf.heading else max(1, room // 2)
     return leaf.cost > limit and leaf.end - leaf.start > 1
 
 
-def _split(text: str, leaves: Sequence[Leaf], places: Sequence[Place], size: int, meter: Meter) -> list[Leaf]:
+def _split(text: str, leaves: Sequence[Leaf], places: Places, size: int, meter: Meter) -> list[Leaf]:
     """Each leaf that is too long, in parts of at most `size` characters."""
     parts = [
         [Leaf(*part, leaf.block, leaf.section) for part in lines(text, leaf.start, leaf.end, leaf.strength, size)]

@@ -195,9 +195,10 @@ class _Markdown(_Lines):
 
     def _marked(self, start: int, end: int, line: str, body: str) -> bool:
         """Take a line that begins with a mark; False when it is running text after all."""
+        if body[0] == "#":
+            return self._atx(start, end, line)
         return (
             self._underline(end, line, body)
-            or self._atx(start, end, line)
             or self._opens_fence(start, end, line)
             or self._delimiter_row(end, body)
             or self._rule(start, end, body)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ingest.chunking import chunk
+from ingest.leaves import without_surrogates
 from ingest.sections import Kind, plain, structure
 from nvr_rag.encoders.base import Encoder, Vectors
 from nvr_rag.encoders.bundled import bundled_directory
@@ -53,7 +54,7 @@ class Counter:
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         prompt = self.spec.document_prompt
-        clean = [(prompt + text).encode("utf-8", "replace").decode() for text in inputs]
+        clean = [without_surrogates(prompt + text) for text in inputs]
         return [len(encoding) for encoding in _tokenizer().encode_batch_fast(clean)]
 
     def encode_documents(self, inputs: Sequence[str]) -> Vectors:
@@ -88,7 +89,7 @@ def lost(text: str, chunks: Sequence[ChunkDraft], format_: TextFormat) -> str:
     for start, end in [*((c.start, c.end) for c in chunks), (len(text), len(text))]:
         gaps.append((position, start))
         position = end
-    sections, blocks = structure(text, format_)
+    sections, blocks = structure(without_surrogates(text), format_)
     paths = {heading for c in chunks for heading in c.headings}
     excused = [
         (block.start, block.end)
