@@ -92,8 +92,7 @@ def ingest(
     Returns when everything is searchable; failed documents are in the report. Raises InvalidInput for a path that is
     not there, Conflict for a folder that has become empty (unless `allow_empty`), and what store and database raise.
     """
-    for path in paths:
-        next(walk(path), None)  # a missing path is refused before anything is changed
+    check_paths(paths)
     collection_id = _collection(workspace, collection)
     run = _Run(workspace, collection, watcher or Watcher(), stop or threading.Event(), allow_empty=allow_empty)
     started = time.perf_counter()
@@ -104,6 +103,12 @@ def ingest(
         run.report.seconds["read"] = time.perf_counter() - started
     run.report.seconds["total"] = time.perf_counter() - started
     return run.report
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Raise InvalidInput when one of them is not there, before anything is changed."""
+    for path in paths:
+        next(walk(path), None)
 
 
 def _collection(workspace: Workspace, name: str) -> int:

@@ -15,6 +15,7 @@ from nvr_rag.chunkings import settings_for
 from nvr_rag.db.migrate import migrate
 from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.encoders.base import Encoder
+from nvr_rag.encoders.bundled import BUNDLED
 from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMissing
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexes import LiveIndex
@@ -38,8 +39,12 @@ class Workspace:
         self.home = _make_home(settings.home.expanduser())
         url = settings.database_url
         self.database = Database(url.get_secret_value() if url else sqlite_url(self.home / "corpus.sqlite3"))
-        migrate(self.database)
-        self.store = store or _make_store(settings, self.home)
+        try:
+            migrate(self.database)
+            self.store = store or _make_store(settings, self.home)
+        except BaseException:
+            self.database.close()
+            raise
         self.retriever = Retriever(self.database, self.index)
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}
@@ -115,9 +120,10 @@ class Workspace:
         collections.check_name(name)
         lexical = LexicalEncoder(language)
         encoder = self.default_encoder()
+        source = self._keep(encoder)
         with self.database.write() as connection:
             collection_id = collections.create(connection, name, language)
-            registry.register(connection, encoder, self.settings.encoder)
+            registry.register(connection, encoder, source)
             index_id = indexes.create(connection, collection_id, settings_for(encoder), encoder, lexical)
             deployments.serve(connection, collection_id, index_id, mode, FusionSettings())
             return collection_id
@@ -135,7 +141,21 @@ class Workspace:
     def _load(self, source: str) -> Encoder:
         from nvr_rag.encoders.torch import load_encoder  # torch takes seconds to import; most commands do without
 
-        return load_encoder(source, threads=self.settings.threads)
+        kept = self.home / source
+        return load_encoder(str(kept) if kept.is_dir() else source, threads=self.settings.threads)
+
+    def _keep(self, encoder: Encoder) -> str:
+        """Where the encoder can be loaded from for as long as it is registered: a copy in the data folder, by a path
+        relative to it, because a directory may be changed and a hub id may move. Bundled models stay where they are."""
+        if self.settings.encoder == BUNDLED:
+            return self.settings.encoder
+        from nvr_rag.encoders.torch import export
+
+        source = f"models/{encoder.fingerprint}"
+        if not (self.home / source).is_dir():
+            (self.home / "models").mkdir(exist_ok=True)
+            export(self.settings.encoder, self.home / source)
+        return source
 
 
 def _make_home(home: Path) -> Path:
