@@ -1,0 +1,39 @@
+"""`nvr-rag serve`: the API, and with it the indexer, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+
+from nvr_rag import output
+from nvr_rag.commands import common
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  [default: NVR_API__HOST]")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.  [default: NVR_API__PORT]")
+    ] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Serve the HTTP API and keep the indexes up to date."""
+    from nvr_rag.settings import load_settings
+
+    settings = load_settings()
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = settings.model_copy(update={"api": settings.api.model_copy(update=given)})
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def ready(url: str) -> None:
+        if as_json:
+            output.emit({"url": url})
+        else:
+            output.say(f"Serving at {url}")
+        output.note("Stop it with Ctrl-C.")
+        output.flush()  # a reader of a pipe waits for the address
+
+    from nvr_rag.api.server import run_server
+
+    run_server(settings, on_ready=ready)

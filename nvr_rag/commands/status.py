@@ -1,0 +1,154 @@
+"""`nvr-rag status`: what is stored, what runs on it, and what lags. Opens no index and loads no encoder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvr_rag import __version__, output
+from nvr_rag.commands import common
+from nvr_rag.types import DocumentState
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from nvr_rag.collections import CollectionInfo
+    from nvr_rag.indexes import IndexInfo
+    from nvr_rag.workspace import Workspace
+
+
+def status(as_json: common.AsJson = False) -> None:
+    """Show the data folder: collections, indexes, servers and jobs."""
+    with common.open_workspace() as workspace:
+        found = _gather(workspace)
+    if as_json:
+        output.emit(found)
+    else:
+        _show(found)
+
+
+def _gather(workspace: Workspace) -> dict[str, Any]:
+    from nvr_rag import collections, jobs, processes
+    from nvr_rag.db.migrate import revision
+
+    with workspace.database.read() as connection:
+        found = [_collection(workspace, connection, info) for info in collections.all_infos(connection)]
+    servers = processes.alive(workspace.database, "serve")
+    return {
+        "version": __version__,
+        "home": str(workspace.home),
+        "database": workspace.database.engine.url.render_as_string(hide_password=True),
+        "schema": revision(workspace.database),
+        "servers": [{"pid": p.pid, "host": p.host, "url": p.url, "heartbeat_at": p.heartbeat_at} for p in servers],
+        "collections": found,
+        "jobs": [
+            {"id": job.id, "kind": job.kind, "state": job.state, "attempts": job.attempts, "progress": job.progress}
+            for job in jobs.unfinished(workspace.database)
+        ],
+    }
+
+
+def _collection(workspace: Workspace, connection: Connection, info: CollectionInfo) -> dict[str, Any]:
+    from nvr_rag import deployments, indexes
+    from nvr_rag.errors import NotFound
+
+    serving = None
+    with suppress(NotFound):
+        serving = deployments.serving(connection, info.name)
+    live = [index for index in indexes.all_infos(connection, info.id) if index.state == "live"]
+    return {
+        "name": info.name,
+        "language": info.language,
+        "documents": info.documents,
+        "head_seq": info.head_seq,
+        "deployment": {
+            "id": serving.id,
+            "index": next((index.name for index in live if index.id == serving.index_id), None),
+            "mode": serving.mode,
+            "fusion": serving.fusion.as_json(),
+        }
+        if serving
+        else None,
+        "indexes": [_index(workspace, index, info.head_seq) for index in live],
+    }
+
+
+def _index(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict[str, Any]:
+    return {
+        "id": index.id,
+        "name": index.name,
+        "encoder": index.encoder,
+        "applied_seq": index.applied_seq,
+        "head_seq": head_seq,
+        "lag": head_seq - index.applied_seq,
+        "bytes_on_disk": None if workspace.settings.qdrant.url else allocated(workspace.home / "indexes" / index.name),
+    }
+
+
+def allocated(folder: Path) -> int:
+    """Bytes of the blocks that the files below take: shard files are sparse. 0 for a folder that is not there."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(OSError):  # files come and go while a server works
+                total += os.stat(os.path.join(parent, file)).st_blocks * 512
+    return total
+
+
+def _show(found: dict[str, Any]) -> None:
+    servers = ", ".join(f"{server['url']} (process {server['pid']})" for server in found["servers"])
+    output.pairs(
+        {
+            "nvr-rag": found["version"],
+            "data folder": found["home"],
+            "database": f"{found['database']}, schema {found['schema']}",
+            "servers": servers or "none",
+            "unfinished jobs": ", ".join(f"{job['kind']} {job['id']} {job['state']}" for job in found["jobs"])
+            or "none",
+        }
+    )
+    output.say()
+    if not found["collections"]:
+        output.say("No collections yet: nvr-rag ingest PATH makes one.")
+        return
+    columns = (
+        "collection",
+        "language",
+        "mode",
+        "index",
+        "ready",
+        "failed",
+        "deleted",
+        "applied",
+        "head",
+        "lag",
+        "disk",
+    )
+    output.table(columns, [row for collection in found["collections"] for row in _rows(collection)])
+    failed = [collection for collection in found["collections"] if collection["documents"][DocumentState.FAILED]]
+    for collection in failed:
+        output.note(
+            f"{collection['documents'][DocumentState.FAILED]} documents of {collection['name']} failed; "
+            f"nvr-rag documents list --collection {collection['name']} --state failed says why."
+        )
+
+
+def _rows(collection: dict[str, Any]) -> list[list[Any]]:
+    """A row for each index of a collection; one without index figures when it has none."""
+    serving = collection["deployment"] or {}
+    states = [collection["documents"][state] for state in DocumentState]
+    rows = []
+    for index in collection["indexes"] or [None]:
+        mark = "*" if index and index["name"] == serving.get("index") else ""
+        figures = (
+            [index["applied_seq"], index["head_seq"], index["lag"], output.size(index["bytes_on_disk"])]
+            if index
+            else []
+        )
+        name = f"{index['id']}{mark}" if index else ""
+        rows.append(
+            [collection["name"], collection["language"], serving.get("mode"), name, *states, *(figures or [None] * 4)]
+        )
+    return rows
