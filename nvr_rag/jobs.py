@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import Select, insert, or_, select, update
 
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
@@ -44,14 +44,18 @@ def enqueue(database: Database, kind: str, payload: Mapping[str, Any]) -> int:
 
 def get(database: Database, job_id: int) -> Job:
     """One job. Raises NotFound."""
-    j = t.Job
     with database.read() as connection:
-        row = connection.execute(
-            select(j.id, j.kind, j.payload, j.state, j.attempts, j.progress, j.result, j.error).where(j.id == job_id)
-        ).first()
+        row = connection.execute(_jobs().where(t.Job.id == job_id)).first()
     if row is None:
         raise NotFound(f"no job {job_id}")
     return Job(**row._mapping)
+
+
+def unfinished(database: Database) -> list[Job]:
+    """Jobs that wait or run, oldest first."""
+    with database.read() as connection:
+        rows = connection.execute(_jobs().where(t.Job.state.in_(("queued", "running"))).order_by(t.Job.id))
+        return [Job(**row._mapping) for row in rows]
 
 
 def claim(database: Database, worker: str, kinds: Sequence[str]) -> Job | None:
@@ -104,6 +108,11 @@ def _update(database: Database, job_id: int, worker: str, values: Mapping[str, A
             update(j).where(j.id == job_id, j.worker == worker, j.state == "running").values(**values)
         )
         return done.rowcount == 1
+
+
+def _jobs() -> Select[Any]:
+    j = t.Job
+    return select(j.id, j.kind, j.payload, j.state, j.attempts, j.progress, j.result, j.error)
 
 
 def _lease() -> Any:
