@@ -16,6 +16,7 @@ from sqlalchemy.orm import aliased
 
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import insert_ignore
+from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, sha256_text
 from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
 
@@ -63,7 +64,12 @@ class PlacedChunk:
 
 
 def place(connection: Connection, version: Version, chunking_id: int, drafts: Sequence[ChunkDraft]) -> None:
-    """Store how a chunking cuts a version. Doing it again is fine: the first time counts."""
+    """Store how a chunking cuts a version. Doing it again is fine: the first time counts.
+
+    Raises NotFound when the version's collection was deleted meanwhile.
+    """
+    if connection.scalar(select(t.DocumentVersion.id).where(t.DocumentVersion.id == version.id)) is None:
+        raise _gone(version.document_id)
     already = select(t.Placed.version_id).where(t.Placed.version_id == version.id, t.Placed.chunking_id == chunking_id)
     if connection.scalar(already) is not None:
         return
@@ -117,8 +123,10 @@ def unplaced(connection: Connection, versions: Sequence[Version], chunking_id: i
 
 
 def parsed_text(connection: Connection, version_id: int) -> ParsedText:
-    """The text of a version, as the parser left it."""
-    row = connection.execute(select(*t.DocumentVersion.__table__.c).where(t.DocumentVersion.id == version_id)).one()
+    """The text of a version, as the parser left it. Raises NotFound when its collection was deleted meanwhile."""
+    row = connection.execute(select(*t.DocumentVersion.__table__.c).where(t.DocumentVersion.id == version_id)).first()
+    if row is None:
+        raise _gone(f"version {version_id}")
     return ParsedText(
         text=row.text,
         format=TextFormat(row.text_format),
@@ -222,6 +230,20 @@ def same_text(connection: Connection, collection_id: int, digests: Sequence[str]
     for row in connection.execute(statement):
         found.setdefault(row.sha256, []).append(row.id)
     return found
+
+
+def unsettled(connection: Connection, collection_id: int, chunk_ids: Sequence[str], seq: int) -> set[str]:
+    """Those of the chunks whose document has changed after `seq`: an index at `seq` may be on its way to the change."""
+    statement = (
+        select(t.Chunk.id)
+        .join(t.Change, t.Change.document_id == t.Chunk.document_id)
+        .where(t.Chunk.id.in_(chunk_ids), t.Change.collection_id == collection_id, t.Change.seq > seq)
+    )
+    return set(connection.scalars(statement))
+
+
+def _gone(what: str) -> NotFound:
+    return NotFound(f"the document {what} was deleted with its collection")
 
 
 def _shown(seq: int) -> ColumnElement[bool]:

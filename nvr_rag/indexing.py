@@ -105,7 +105,7 @@ def apply_round(
     """Bring the next changes of the log into the index; False when there are none or `stop` came first."""
     with database.read() as connection:
         info = indexes.get(connection, index.info.id)
-        collection_id = _collection(info)
+        collection_id = collection_of(info)
         document_ids, upto = corpus.changed_since(connection, collection_id, info.applied_seq, CHANGES_A_ROUND)
         versions = chunks.versions_at(connection, document_ids, upto)
         head = head_seq(connection, collection_id)
@@ -132,7 +132,7 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
         info = indexes.get(connection, index.info.id)
         if info.purged_seq >= info.applied_seq:
             return False
-        document_ids, upto = corpus.changed_since(connection, _collection(info), info.purged_seq, CHANGES_A_ROUND)
+        document_ids, upto = corpus.changed_since(connection, collection_of(info), info.purged_seq, CHANGES_A_ROUND)
         upto = min(upto, info.applied_seq) if document_ids else info.applied_seq
         stale = chunks.stale_chunks(
             connection, document_ids, info.chunking_id, purged=info.purged_seq, applied=info.applied_seq
@@ -217,7 +217,8 @@ def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _collection(info: indexes.IndexInfo) -> int:
+def collection_of(info: indexes.IndexInfo) -> int:
+    """The id of an index's collection. Raises NotFound when that was deleted."""
     if info.collection_id is None:
         raise NotFound("the index's collection was deleted")
     return info.collection_id
@@ -251,7 +252,7 @@ def _vectors(database: Database, index: LiveIndex, new: Sequence[Wanted], work: 
 
 def _known_vectors(database: Database, index: LiveIndex, new: Sequence[Wanted]) -> dict[str, Vector]:
     with database.read() as connection:
-        collection_id = _collection(indexes.get(connection, index.info.id))
+        collection_id = collection_of(indexes.get(connection, index.info.id))
         same = chunks.same_text(connection, collection_id, sorted({item.chunk.sha256 for item in new}))
     own = {item.id for item in new}
     elsewhere = [key for keys in same.values() for key in [key for key in keys if key not in own][:2]]

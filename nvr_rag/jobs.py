@@ -64,16 +64,17 @@ def claim(database: Database, worker: str, kinds: Sequence[str]) -> Job | None:
     A job that has killed its worker MAX_ATTEMPTS times is failed instead of being tried again.
     """
     j = t.Job
-    ready = or_(j.state == "queued", (j.state == "running") & (j.lease_until < t.now()))
+    ready = j.kind.in_(kinds) & or_(j.state == "queued", (j.state == "running") & (j.lease_until < t.now()))
+    with database.read() as connection:  # idle workers ask often, and must not stand in the way of writers
+        if connection.scalar(select(j.id).where(ready).limit(1)) is None:
+            return None
     with database.write() as connection:
         connection.execute(
             update(j)
             .where(j.state == "running", j.lease_until < t.now(), j.attempts >= MAX_ATTEMPTS)
             .values(state="failed", lease_until=None, error=f"its worker died {MAX_ATTEMPTS} times")
         )
-        found = connection.scalar(
-            select(j.id).where(j.kind.in_(kinds), ready).order_by(j.id).limit(1).with_for_update(skip_locked=True)
-        )
+        found = connection.scalar(select(j.id).where(ready).order_by(j.id).limit(1).with_for_update(skip_locked=True))
         if found is None:
             return None
         connection.execute(

@@ -15,6 +15,7 @@ from nvr_rag.ids import new_id
 
 HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 15.0
+FORGOTTEN_AFTER_SECONDS = 7 * 86400.0  # not sooner: a machine that slept wakes up and goes on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,7 @@ def announce(database: Database, kind: str, url: str | None = None) -> str:
     """Add a row for this process, clear those of the long dead, and return the id."""
     process_id = new_id()
     with database.write() as connection:
-        long_dead = t.now() - timedelta(seconds=20 * DEAD_AFTER_SECONDS)
+        long_dead = t.now() - timedelta(seconds=FORGOTTEN_AFTER_SECONDS)
         connection.execute(delete(t.Process).where(t.Process.heartbeat_at < long_dead))
         connection.execute(
             insert(t.Process).values(id=process_id, kind=kind, pid=os.getpid(), host=socket.gethostname(), url=url)

@@ -14,14 +14,16 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from nvr_rag.corpus import storable
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_or_update
-from nvr_rag.errors import DatabaseUnavailable, InvalidInput, NotFound, NvrError
+from nvr_rag.errors import DatabaseUnavailable, InvalidInput, NotFound
 from nvr_rag.ids import new_id
 from nvr_rag.types import Feedback, FeedbackKind, Query, SearchResult
 
 GROUP = 256  # rows in one commit, at most
 WAIT_SECONDS = 40.0  # longer than the database itself waits for its lock
+MAX_GRADE = 1_000_000
 
 _ABOUT_THE_ANSWER = (FeedbackKind.ANSWER_GOOD, FeedbackKind.ANSWER_BAD)
 
@@ -39,6 +41,8 @@ class QueryLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._closed = False
+        self._door = threading.Lock()  # nothing is put into the queue behind the None that ends it
         self._thread = threading.Thread(target=self._write_forever, name="query-log", daemon=True)
         self._thread.start()
 
@@ -47,17 +51,23 @@ class QueryLog:
         return self._thread.is_alive()
 
     def record(self, query: Query, result: SearchResult) -> str:
-        """Write one query with its hits and return its id once it is in the database."""
+        """Write one query with its hits and return its id once it is in the database. Raises DatabaseUnavailable."""
         pending = _Pending(row=_row(query, result))
-        self._pending.put(pending)
+        with self._door:
+            if self._closed:
+                raise DatabaseUnavailable("the query log is closed: the server is stopping")
+            self._pending.put(pending)
         if not pending.written.wait(WAIT_SECONDS):
             raise DatabaseUnavailable("the query could not be logged in time; try again")
         if pending.error is not None:
-            raise pending.error
+            raise DatabaseUnavailable(f"the query could not be logged: {pending.error}") from pending.error
         return str(pending.row["id"])
 
     def close(self) -> None:
-        self._pending.put(None)
+        with self._door:
+            if not self._closed:
+                self._pending.put(None)
+            self._closed = True
         self._thread.join(WAIT_SECONDS)
 
     def _write_forever(self) -> None:
@@ -80,10 +90,12 @@ class QueryLog:
         try:
             with self._database.write(durable=False) as connection:
                 connection.execute(insert(t.QueryRow), [pending.row for pending in group])
-        except NvrError as failure:
-            error = failure
         except Exception as failure:  # a thread that dies here would hang every search
-            error = DatabaseUnavailable(f"the query could not be logged: {failure}")
+            if len(group) > 1 and not isinstance(failure, DatabaseUnavailable):
+                for pending in group:  # one bad row is no reason to lose the others
+                    self._write([pending])
+                return
+            error = failure
         for pending in group:
             pending.error = error
             pending.written.set()
@@ -92,9 +104,9 @@ class QueryLog:
 def record_feedback(connection: Connection, items: Sequence[Feedback]) -> int:
     """Store feedback; of one user about one hit the last word of each kind counts. Returns how many rows are new.
 
-    Raises NotFound for an unknown query, InvalidInput for a chunk that was not among its hits.
+    Raises NotFound for an unknown query, InvalidInput for a chunk that was not among its hits and for a bad grade.
     """
-    shown = _shown(connection, {item.query_id for item in items})
+    shown = _shown(connection, {storable(item.query_id) for item in items})
     for item in items:
         _check(item, shown)
     before = _count(connection, shown)
@@ -107,7 +119,7 @@ def record_feedback(connection: Connection, items: Sequence[Feedback]) -> int:
                 "chunk_id": item.chunk_id or "",
                 "kind": item.kind,
                 "grade": item.grade,
-                "user": item.user or "",
+                "user": storable(item.user or ""),
                 "created_at": t.now(),
             }
             for item in items
@@ -123,12 +135,12 @@ def _row(query: Query, result: SearchResult) -> dict[str, Any]:
         "id": new_id(),
         "collection_id": result.deployment.collection_id,
         "deployment_id": result.deployment.id,
-        "text": query.text,
+        "text": storable(query.text),
         "k": query.k,
         "mode": result.mode,
         "filter": query.filter,
-        "user": query.user,
-        "session": query.session,
+        "user": storable(query.user) if query.user else query.user,
+        "session": storable(query.session) if query.session else query.session,
         "hits": [[hit.chunk_id, round(hit.score, 6)] for hit in result.hits],
         "created_at": t.now(),
     }
@@ -142,6 +154,8 @@ def _shown(connection: Connection, query_ids: set[str]) -> dict[str, set[str]]:
 def _check(item: Feedback, shown: dict[str, set[str]]) -> None:
     if item.query_id not in shown:
         raise NotFound(f"no query {item.query_id[:80]!r} in the log; send the query_id of a search answer")
+    if item.grade is not None and not 0 <= item.grade <= MAX_GRADE:
+        raise InvalidInput(f"a grade is a number from 0 to {MAX_GRADE}, not {item.grade}", field="grade")
     if item.chunk_id is None and item.kind not in _ABOUT_THE_ANSWER:
         raise InvalidInput(f"feedback of kind {item.kind} names the chunk_id of a hit", field="chunk_id")
     if item.chunk_id is not None and item.chunk_id not in shown[item.query_id]:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.collections import find
+from nvr_rag.corpus import storable
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import InvalidInput
@@ -28,6 +29,7 @@ MAX_K = 1000
 MAX_QUERY_CHARACTERS = 10_000
 _SLACK = 8  # candidates hydrated beyond k at first: a few are usually invisible while an index lags
 _LOOKUP = 2000  # ids in one hydration
+_MOVES = 3  # times that a search is done again because its index was advanced meanwhile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +74,9 @@ class Retriever:
         index = self._open_index(deployment.index_id)
         mode = query.mode or deployment.mode
         started = time.perf_counter()
-        asked = _encode(index, query.text, mode, where)
+        asked = _encode(index, storable(query.text), mode, where)
         encoded = time.perf_counter()
-        hits, seconds = self._hits(index, deployment, query, asked, since)
+        hits, since, seconds = self._hits(index, deployment, query, asked, since)
         ref = DeploymentRef(
             id=deployment.id,
             collection_id=deployment.collection_id,
@@ -87,40 +89,30 @@ class Retriever:
 
     def _hits(
         self, index: LiveIndex, deployment: Deployment, query: Query, asked: _Asked, since: int
-    ) -> tuple[list[Hit], dict[str, float]]:
-        """Go deeper until k hits are visible or nothing is left."""
+    ) -> tuple[list[Hit], int, dict[str, float]]:
+        """Go deeper until k hits are visible or nothing is left; with them the applied_seq that they were seen at.
+
+        An index that stood still while it was asked gives the exact answer, so one that moved is asked again.
+        """
         depth = max(deployment.fusion.depth, 2 * query.k)
         seconds = {"search": 0.0, "hydrate": 0.0}
+        moves = 0
         while True:
             started = time.perf_counter()
             candidates = _search(index, deployment, asked, depth)
             searched = time.perf_counter()
-            shown = self._visible(index, candidates, query.k, since, asked.where)
+            with self._database.read() as connection:
+                until = indexes.get(connection, index.info.id).applied_seq
+                moved = until != since and moves < _MOVES
+                shown = [] if moved else _visible(connection, index, candidates, query.k, (since, until), asked.where)
             seconds["search"] += searched - started
             seconds["hydrate"] += time.perf_counter() - searched
-            if len(shown) >= query.k or candidates.exhausted:
-                return [_hit(rank, *item, candidates) for rank, item in enumerate(shown, start=1)], seconds
-            depth *= 4
-
-    def _visible(
-        self, index: LiveIndex, candidates: _Candidates, k: int, since: int, where: Filter | None
-    ) -> list[tuple[PlacedChunk, float]]:
-        """The first k candidates that may be shown, with their scores."""
-        with self._database.read() as connection:
-            until = indexes.get(connection, index.info.id).applied_seq
-            shown: list[tuple[PlacedChunk, float]] = []
-            # While the index moves, a document's versions are told apart by all of its candidates; see _one_version.
-            size = k + _SLACK if until == since else len(candidates.ranked)
-            for start in range(0, len(candidates.ranked), max(1, size)):
-                part = candidates.ranked[start : start + size]
-                found = _hydrate(connection, [key for key, _ in part], index, since, until)
-                for key, score in part:
-                    chunk = found.get(key)
-                    if chunk is not None and matches(where, chunk.fields()):
-                        shown.append((chunk, score))
-                if len(shown) >= k:
-                    break
-        return shown[:k]
+            if moved:
+                since, moves = until, moves + 1
+            elif len(shown) >= query.k or candidates.exhausted:
+                return [_hit(rank, *item, candidates) for rank, item in enumerate(shown, start=1)], since, seconds
+            else:
+                depth *= 4
 
 
 def check_query(query: Query) -> None:
@@ -159,6 +151,31 @@ def _search(index: LiveIndex, deployment: Deployment, asked: _Asked, depth: int)
     )
 
 
+def _visible(
+    connection: Connection,
+    index: LiveIndex,
+    candidates: _Candidates,
+    k: int,
+    span: tuple[int, int],
+    where: Filter | None,
+) -> list[tuple[PlacedChunk, float]]:
+    """The first k candidates that may be shown, with their scores; the index went through `span` meanwhile."""
+    since, until = span
+    shown: list[tuple[PlacedChunk, float]] = []
+    # When the index moved, a document's versions are told apart by all of its candidates; see _one_version.
+    size = k + _SLACK if until == since else max(1, len(candidates.ranked))
+    for start in range(0, len(candidates.ranked), size):
+        part = candidates.ranked[start : start + size]
+        found = _hydrate(connection, [key for key, _ in part], index, since, until)
+        for key, score in part:
+            chunk = found.get(key)
+            if chunk is not None and matches(where, chunk.fields()):
+                shown.append((chunk, score))
+        if len(shown) >= k:
+            break
+    return shown[:k]
+
+
 def _ranks(side: Iterable[Scored]) -> dict[str, tuple[int, float]]:
     return {item.id: (rank, item.score) for rank, item in enumerate(side, start=1)}
 
@@ -176,9 +193,9 @@ def _hydrate(
 def _one_version(rows: Sequence[PlacedChunk]) -> list[PlacedChunk]:
     """Of each document one version only.
 
-    When the index advanced during the search, both the version before and the one after may be allowed, and the store
-    was seen at some moment between: it held all points of the one, of the other, or of both. The version that has most
-    of the candidates was whole at that moment; when two have as many, the newer one.
+    When the index never stood still during a search, both the version before and the one after may be allowed, and
+    the store was seen at some moment between: it held all points of the one, of the other, or of both. The version that
+    has most of the candidates was whole at that moment; when two have as many, the newer one.
     """
     support: dict[str, dict[int, int]] = {}
     for row in rows:

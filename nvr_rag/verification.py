@@ -9,7 +9,7 @@ from nvr_rag import chunks, indexes
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.indexing import CHUNKS_A_GROUP, Work, purge_round, want, write_group
+from nvr_rag.indexing import CHUNKS_A_GROUP, Work, collection_of, purge_round, want, write_group
 from nvr_rag.stores.base import StoredPoint
 
 _EXAMPLES = 5
@@ -41,7 +41,8 @@ def verify(
     """Compare ids and both hashes of every point; with `repair`, write what is missing or stale and delete the rest.
 
     `report` is told now and then how many chunks have been checked. Nothing is applied to the index meanwhile; the
-    comparison is against the log as of the index's applied_seq.
+    comparison is against the log as of the index's applied_seq. Points of a document that has changed since may be on
+    their way to the change, and are wrong only when they are missing.
     """
     with index.maintenance:
         while purge_round(database, index, work=Work()):
@@ -49,76 +50,80 @@ def verify(
         with database.read() as connection:
             info = indexes.get(connection, index.info.id)
         found = Verification(index=info.name, applied_seq=info.applied_seq)
-        mender = _Mender(database, index) if repair else None
+        suspects = _Suspects(database, index, found, repair=repair)
         for chunk, point in _joined(database, index, info):
-            if report and found.checked % _REPORT_EVERY == 0:
-                report(found.checked)
-            if _is_right(index, chunk, point, found):
-                continue
-            if len(found.examples) < _EXAMPLES:
-                found.examples.append(_id(chunk, point))
-            if mender:
-                mender.take(chunk, point)
-        if mender:
-            mender.finish()
+            if chunk is not None:
+                found.checked += 1
+                if report and found.checked % _REPORT_EVERY == 0:
+                    report(found.checked)
+            if not _agree(index, chunk, point):
+                suspects.take(chunk, point)
+        suspects.settle()
+        if repair:
+            index.points.flush()
             found.repaired = True
         return found
 
 
-def _is_right(index: LiveIndex, chunk: PlacedChunk | None, point: StoredPoint | None, found: Verification) -> bool:
-    """Count one pair; True when both sides agree."""
-    if chunk is None:
-        found.foreign += 1
-        return False
-    found.checked += 1
-    if point is None:
-        found.missing += 1
+def _agree(index: LiveIndex, chunk: PlacedChunk | None, point: StoredPoint | None) -> bool:
+    if chunk is None or point is None:
         return False
     wanted = want(index, chunk)
-    right = (point.input_hash, point.payload_hash) == (wanted.input_hash, wanted.payload_hash)
-    found.stale += not right
-    return right
+    return (point.input_hash, point.payload_hash) == (wanted.input_hash, wanted.payload_hash)
 
 
-class _Mender:
-    """Writes what is missing or stale and deletes what is foreign, in groups."""
+class _Suspects:
+    """Pairs on which the sides differ, in groups: judged, counted and, if wanted, mended."""
 
-    def __init__(self, database: Database, index: LiveIndex) -> None:
-        self._database, self._index = database, index
-        self._bad: list[PlacedChunk] = []
+    def __init__(self, database: Database, index: LiveIndex, found: Verification, *, repair: bool) -> None:
+        self._database, self._index, self._found, self._repair = database, index, found, repair
+        self._missing: list[PlacedChunk] = []
+        self._stale: list[PlacedChunk] = []
         self._foreign: list[str] = []
 
     def take(self, chunk: PlacedChunk | None, point: StoredPoint | None) -> None:
         if chunk is not None:
-            self._bad.append(chunk)
+            (self._missing if point is None else self._stale).append(chunk)
         elif point is not None:
             self._foreign.append(point.id)
-        if len(self._bad) + len(self._foreign) >= CHUNKS_A_GROUP:
-            self._write()
+        if len(self._missing) + len(self._stale) + len(self._foreign) >= CHUNKS_A_GROUP:
+            self.settle()
 
-    def finish(self) -> None:
-        self._write()
-        self._index.points.flush()
+    def settle(self) -> None:
+        """Be done with the suspects so far."""
+        found, moving = self._found, self._unsettled()
+        stale = [chunk for chunk in self._stale if chunk.chunk_id not in moving]
+        foreign = [key for key in self._foreign if key not in moving]
+        found.missing += len(self._missing)
+        found.stale += len(stale)
+        found.foreign += len(foreign)
+        wrong = [*(chunk.chunk_id for chunk in (*self._missing, *stale)), *foreign]
+        found.examples += wrong[: max(0, _EXAMPLES - len(found.examples))]
+        if self._repair:
+            self._mend([*self._missing, *stale], foreign)
+        self._missing, self._stale, self._foreign = [], [], []
 
-    def _write(self) -> None:
-        if self._bad:
-            write_group(self._database, self._index, self._bad, Work())
-        if self._foreign:
-            self._index.points.delete(self._foreign)
-        self._bad, self._foreign = [], []
+    def _unsettled(self) -> set[str]:
+        suspected = [*(chunk.chunk_id for chunk in self._stale), *self._foreign]
+        if not suspected:
+            return set()
+        with self._database.read() as connection:
+            info = indexes.get(connection, self._index.info.id)
+            return chunks.unsettled(connection, collection_of(info), suspected, info.applied_seq)
 
-
-def _id(chunk: PlacedChunk | None, point: StoredPoint | None) -> str:
-    return chunk.chunk_id if chunk is not None else point.id if point is not None else ""
+    def _mend(self, bad: list[PlacedChunk], foreign: list[str]) -> None:
+        if bad:
+            write_group(self._database, self._index, bad, Work())
+        if foreign:
+            self._index.points.delete(foreign)
 
 
 def _joined(
     database: Database, index: LiveIndex, info: indexes.IndexInfo
 ) -> Iterator[tuple[PlacedChunk | None, StoredPoint | None]]:
     """Pairs by id of what should be there and what is; None on the side that lacks it."""
-    assert info.collection_id is not None
     with database.read() as connection:
-        log = chunks.all_chunks(connection, info.collection_id, info.chunking_id, info.applied_seq)
+        log = chunks.all_chunks(connection, collection_of(info), info.chunking_id, info.applied_seq)
         store = index.points.scan()
         chunk, point = next(log, None), next(store, None)
         while chunk is not None or point is not None:

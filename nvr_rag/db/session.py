@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from nvr_rag.db.tables import Base
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
@@ -73,10 +74,14 @@ def sqlite_url(path: Path) -> str:
 def _make_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
     if parsed.get_backend_name() != "sqlite":
         raise ConfigurationError(f"the database must be SQLite or PostgreSQL, not {parsed.get_backend_name()}")
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        parsed,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        hide_parameters=True,  # texts of documents and queries do not belong in error messages and logs
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 
@@ -94,9 +99,13 @@ def _wrapped() -> Iterator[None]:
         yield
     except OperationalError as error:
         raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
+    except NoFreeConnection as error:
+        raise DatabaseUnavailable("all connections to the database are in use; try again") from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable(f"the connection to the database was lost: {error.orig}") from error
+        if type(error) is DatabaseError:  # SQLite's word for a file that it cannot read
+            raise ConfigurationError(f"the database is damaged ({error.orig}); restore it from a backup") from error
         raise
 
 

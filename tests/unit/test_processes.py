@@ -1,0 +1,54 @@
+"""Heartbeat rows: how a command finds a running server."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pytest
+
+from nvr_rag import processes
+from nvr_rag.db import tables as t
+from tests.support import House
+
+
+def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Move the clock forward."""
+    real = t.now
+    monkeypatch.setattr(t, "now", lambda: real() + timedelta(seconds=seconds))
+
+
+def test_a_server_is_found_by_its_kind(house: House) -> None:
+    first = processes.announce(house.database, "serve", "http://127.0.0.1:8000")
+    processes.announce(house.database, "worker")
+    (found,) = processes.alive(house.database, "serve")
+    assert (found.id, found.url, found.pid) == (first, "http://127.0.0.1:8000", os.getpid())
+
+
+def test_the_latest_comes_first(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = processes.announce(house.database, "serve")
+    at(monkeypatch, 1)
+    new = processes.announce(house.database, "serve")
+    assert [found.id for found in processes.alive(house.database, "serve")] == [new, old]
+    at(monkeypatch, 1)
+    processes.beat(house.database, old)
+    assert [found.id for found in processes.alive(house.database, "serve")] == [old, new]
+
+
+def test_a_server_that_stops_beating_is_dead_and_one_that_wakes_up_is_not(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = processes.announce(house.database, "serve")
+    at(monkeypatch, processes.DEAD_AFTER_SECONDS + 1)
+    assert processes.alive(house.database, "serve") == []
+    at(monkeypatch, 86400)  # a day asleep, while others come and go
+    processes.withdraw(house.database, processes.announce(house.database, "serve"))
+    processes.beat(house.database, server)
+    assert [found.id for found in processes.alive(house.database, "serve")] == [server]
+
+
+def test_a_server_that_ends_in_order_is_gone_at_once(house: House) -> None:
+    server = processes.announce(house.database, "serve")
+    processes.withdraw(house.database, server)
+    processes.beat(house.database, server)
+    assert processes.alive(house.database, "serve") == []
