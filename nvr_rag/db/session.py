@@ -30,7 +30,11 @@ class Database:
         """Connect lazily; see `migrate` for the schema. Raises ConfigurationError for a URL that cannot be used."""
         try:
             self._engine = _make_engine(url)
-        except (SQLAlchemyError, ImportError) as error:
+        except ImportError as error:
+            raise ConfigurationError("PostgreSQL needs its driver: pip install 'nvr-rag[postgres]'") from error
+        except ValueError:  # its message may hold a part of the password
+            raise ConfigurationError("the database URL cannot be used: its port is not a number") from None
+        except SQLAlchemyError as error:
             raise ConfigurationError(f"the database URL cannot be used: {error}") from error
 
     @property

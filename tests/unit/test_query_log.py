@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, select
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
@@ -44,18 +45,39 @@ def feedback_rows(house: House) -> list[tuple[str, str, int | None]]:
         return sorted((row.kind, row.user, row.grade) for row in found)
 
 
-@contextmanager
-def held(house: House) -> Iterator[None]:
-    """The database's write lock, so that what wants to be written piles up."""
-    with house.database.write():
-        yield
+class Gate:
+    """Stands before the database's write transactions, shut until it is opened, and counts who has come."""
+
+    def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.transactions = 0
+        self._opened, self._reached = threading.Event(), threading.Event()
+        self._write = house.database.write
+        monkeypatch.setattr(house.database, "write", self._enter)
+
+    @contextmanager
+    def _enter(self, *, durable: bool = True) -> Iterator[Connection]:
+        self._reached.set()
+        assert self._opened.wait(60)
+        with self._write(durable=durable) as connection:
+            yield connection
+        self.transactions += 1
+
+    def pile_up(self, log: QueryLog, pool: ThreadPoolExecutor, results: Sequence[SearchResult]) -> list[Future[str]]:
+        """Record a query for each result: the first reaches the gate, the others wait in the queue."""
+        futures = [pool.submit(log.record, Query(text="0"), results[0])]
+        assert self._reached.wait(60)
+        futures += [pool.submit(log.record, Query(text=str(i)), result) for i, result in enumerate(results[1:], 1)]
+        while log._pending.qsize() < len(results) - 1:
+            time.sleep(0.002)
+        return futures
+
+    def open(self) -> None:
+        self._opened.set()
 
 
-def commits(house: House) -> list[int]:
-    """A list that grows with every commit from now on."""
-    seen: list[int] = []
-    event.listen(house.database.engine, "commit", lambda connection: seen.append(1))
-    return seen
+@pytest.fixture
+def gate(house: House, result: SearchResult, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(house, monkeypatch)
 
 
 def test_a_row_is_there_when_record_returns(house: House, log: QueryLog, result: SearchResult) -> None:
@@ -75,17 +97,23 @@ def test_a_row_is_there_when_record_returns(house: House, log: QueryLog, result:
     assert (row.mode, row.deployment_id, row.collection_id) == ("hybrid", result.deployment.id, 1)
 
 
-def test_two_hundred_at_once_all_land_in_few_commits(house: House, log: QueryLog, result: SearchResult) -> None:
+def test_two_hundred_at_once_all_land_in_two_commits(
+    house: House, log: QueryLog, result: SearchResult, gate: Gate
+) -> None:
     with ThreadPoolExecutor(200) as pool:
-        with held(house):
-            futures = [pool.submit(log.record, Query(text=str(i)), result) for i in range(200)]
-            while log._pending.qsize() < 199:  # one is with the writer, which waits for the lock
-                threading.Event().wait(0.005)
-        seen = commits(house)
+        futures = gate.pile_up(log, pool, [result] * 200)
+        gate.open()
         ids = {future.result() for future in futures}
-    assert {row.id for row in rows(house)} == ids
     assert len(ids) == 200
-    assert len(seen) <= 3
+    assert {row.id for row in rows(house)} == ids
+    assert gate.transactions == 2
+
+
+def test_two_hundred_without_a_gate_all_land(house: House, log: QueryLog, result: SearchResult) -> None:
+    with ThreadPoolExecutor(200) as pool:
+        ids = set(pool.map(lambda i: log.record(Query(text=str(i)), result), range(200)))
+    assert len(ids) == 200
+    assert {row.id for row in rows(house)} == ids
 
 
 def test_what_no_database_can_hold_is_replaced(house: House, log: QueryLog, result: SearchResult) -> None:
@@ -108,31 +136,30 @@ def test_an_error_reaches_the_caller_and_the_writer_lives_on(
     assert [row.text for row in rows(house)] == ["y"]
 
 
-def test_one_bad_row_does_not_cost_the_others(house: House, log: QueryLog, result: SearchResult) -> None:
+def test_one_bad_row_does_not_cost_the_others(
+    house: House, log: QueryLog, result: SearchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house.workspace.create_collection("doomed")
     doomed = house.workspace.retriever.search(Query(text="fox", collection="doomed"))
     with house.database.write() as connection:
         collections.remove(connection, "doomed")
-    with ThreadPoolExecutor(3) as pool:
-        with held(house):
-            waits = [pool.submit(log.record, Query(text=str(i)), r) for i, r in enumerate((result, doomed, result))]
-            while log._pending.qsize() < 2:
-                threading.Event().wait(0.005)
+    gate = Gate(house, monkeypatch)
+    with ThreadPoolExecutor(4) as pool:
+        first, second, bad, last = gate.pile_up(log, pool, [result, result, doomed, result])
+        gate.open()
         with pytest.raises(DatabaseUnavailable):
-            waits[1].result()
-        ids = {waits[0].result(), waits[2].result()}
+            bad.result()
+        ids = {first.result(), second.result(), last.result()}
     assert {row.id for row in rows(house)} == ids
 
 
-def test_close_writes_what_waits_and_refuses_what_comes_after(house: House, result: SearchResult) -> None:
+def test_close_writes_what_waits_and_refuses_what_comes_after(house: House, result: SearchResult, gate: Gate) -> None:
     log = QueryLog(house.database)
     with ThreadPoolExecutor(20) as pool:
-        with held(house):
-            futures = [pool.submit(log.record, Query(text=str(i)), result) for i in range(20)]
-            while log._pending.qsize() < 19:
-                threading.Event().wait(0.005)
-            closing = threading.Thread(target=log.close)
-            closing.start()
+        futures = gate.pile_up(log, pool, [result] * 20)
+        closing = threading.Thread(target=log.close)
+        closing.start()
+        gate.open()
         closing.join()
         ids = {future.result() for future in futures}
     assert {row.id for row in rows(house)} == ids
