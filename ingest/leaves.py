@@ -20,7 +20,7 @@ from nvr_rag.errors import ChunkingMismatch
 _BATCH = 1 << 20  # characters handed to the tokenizer at once: bounds its memory
 _CHARACTERS_PER_TOKEN = 16  # a token counts for no more, so that a chunk of blanks or of one endless word stays small
 _MAX_KNOWN = 200_000  # words
-_WORD = re.compile(r"\S{1,64}")  # an endless one counts by its parts, also where a tokenizer gives up on it
+_WORD = re.compile(r"\S{1,32}")  # an endless one counts by its parts, also where a tokenizer gives up on it
 _ROW = re.compile(r"[^\r\n]+\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -69,7 +69,7 @@ class Meter:
         costs: list[int] = []
         for batch in _batches(texts):
             words = [_WORD.findall(text) for text in batch]
-            self._learn({word for group in words for word in group} - self._known.keys())
+            self._learn({word for group in words for word in group if word not in self._known})
             cost = self._known.__getitem__
             for text, group in zip(batch, words, strict=True):
                 costs.append(max(sum(map(cost, group)), -(-len(text) // _CHARACTERS_PER_TOKEN)))

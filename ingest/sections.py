@@ -24,7 +24,7 @@ _FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(?=\S)(?:.*\n){1,200}?(?:---|\
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*)")
 _CLOSING = re.compile(r"(?:^|[ \t]+)#+$")
 _FENCE = re.compile(r"((?:[ \t]*>)*)[ \t]*(?:[-*+][ \t]+)?(`{3,}(?=[^`]*$)|~{3,})")
-_OPENING_TAG = re.compile(r"<[A-Za-z][^<>]*>(?:[^<>]*</[A-Za-z]+>)?$")  # the whole line
+_OPENING_TAG = re.compile(r"<(?![A-Za-z]+:)[A-Za-z][^<>]*>(?:[^<>]*</[A-Za-z]+>)?$")  # the whole line
 _LIST_ITEM = re.compile(r"([ \t]*)(?:[-*+]|\d{1,9}[.)])[ \t]+\S")
 _MARKED = frozenset("#`~|=-*+_>:<0123456789")  # first characters of lines that may be more than running text
 

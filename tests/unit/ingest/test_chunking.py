@@ -279,6 +279,22 @@ def test_code_that_fits_is_whole_and_long_code_is_cut_at_lines() -> None:
     assert [line for c in pieces for line in c.text.splitlines()] == ["```py", *lines, "```"]
 
 
+def test_a_comment_is_no_structure_and_is_not_torn_apart() -> None:
+    comment = "<!--\n# not a heading\n\n* not an item\n-->"
+    chunks = cut(f"{words(100)}\n\n{comment}\n\n{words(200)}")
+    assert not any(c.headings for c in chunks)
+    assert sum(comment in c.text for c in chunks) == 1
+
+
+def test_a_line_that_announces_a_block_stays_with_it() -> None:
+    text = f"{words(90)}\n\n{words(30)}\n\nRun this:\n\n```sh\nmake install\n```\n\n{words(120)}"
+    assert sum("Run this:\n\n```sh\nmake install\n```" in c.text for c in cut(text)) == 1
+
+
+def test_front_matter_is_no_heading() -> None:
+    assert [c.headings for c in cut(f"---\ntitle: x\n---\n\n# A\n\n{words(60)}")] == [()]
+
+
 def test_source_code_is_cut_at_blank_lines_and_keeps_its_indentation() -> None:
     functions = [f"def f{i}(x):\n    y = x + {i}\n\n    return y * {i}" for i in range(80)]
     chunks = cut("\n\n\n".join(functions), format_=CODE)
@@ -335,7 +351,7 @@ def test_an_edit_at_the_top_of_a_long_text_without_headings_changes_few_chunks(f
 
 # --- time ------------------------------------------------------------------------------------------------------------
 
-SIZE = 400_000  # characters; the same proof over 5 MB is in tests/bench
+SIZE = 400_000  # characters
 
 
 @pytest.mark.parametrize(
@@ -360,7 +376,7 @@ def test_time_is_linear_in_the_length(text: str) -> None:
     begin = time.process_time()
     parsed = ParsedText(text=text, format=MARKDOWN, media_type="text/markdown")
     assert chunk(parsed, Counter())
-    assert time.process_time() - begin < 8  # a quadratic step takes minutes
+    assert time.process_time() - begin < 20  # some take two seconds; a quadratic step takes minutes
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
