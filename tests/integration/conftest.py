@@ -1,0 +1,33 @@
+"""Fixtures of the API's tests: the real app behind a real socket, over doubles for store and encoder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvr_rag.settings import ApiSettings, Settings
+from nvr_rag.testing import HashEncoder, MemoryStore
+from nvr_rag.workspace import Workspace
+from tests.integration.api_support import Api, running
+
+MAX_BODY_BYTES = 1_000_000
+
+
+@pytest.fixture
+def api(workspace: Workspace) -> Iterator[Api]:
+    """An API of this test's own, without collections."""
+    with running(workspace) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def shared_api(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API for tests that change nothing: a collection "default" with two documents, small bodies only."""
+    home = Path(shutil.copytree(furnished_home, tmp_path_factory.mktemp("shared") / "home"))
+    settings = Settings(home=home, api=ApiSettings(max_body_bytes=MAX_BODY_BYTES))
+    with Workspace(settings, store=MemoryStore(), encoder=HashEncoder()) as workspace, running(workspace) as api:
+        api.put({"uri": "a", "text": "red fox jumps\n\nblue whale swims"}, {"uri": "b", "text": "green tea is hot"})
+        yield api

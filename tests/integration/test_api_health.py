@@ -1,0 +1,90 @@
+"""Readiness: a part that is dead or missing makes the server say so."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nvr_rag.deployments import serving
+from nvr_rag.errors import DatabaseUnavailable
+from nvr_rag.query_log import QueryLog
+from nvr_rag.testing import HashEncoder
+from nvr_rag.workspace import Workspace
+from tests.integration.api_support import Api, running
+
+
+def reasons(api: Api) -> list[str]:
+    problem = api.call("GET", "/readyz", 503)
+    assert problem["type"] == "urn:nvr-rag:not-ready"
+    assert problem["detail"] == "; ".join(problem["reasons"])
+    found: list[str] = problem["reasons"]
+    assert api.call("GET", "/livez") == {"status": "alive"}  # whatever is wrong
+    return found
+
+
+def test_a_service_with_a_problem(api: Api) -> None:
+    api.indexer.trouble = "the disk is full"
+    assert reasons(api) == ["small indexer: the disk is full"]
+    api.indexer.trouble = None
+    assert api.call("GET", "/readyz") == {"status": "ready"}
+
+
+def test_a_dead_query_log(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QueryLog, "alive", False)
+    assert reasons(api) == ["the query log has stopped; restart the server"]
+
+
+def test_a_database_that_does_not_answer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise DatabaseUnavailable("the connection was lost")
+
+    with api.indexer.paused():
+        monkeypatch.setattr(api.workspace.database, "read", gone)
+        assert reasons(api) == ["the connection was lost"]
+        monkeypatch.undo()
+
+
+def test_a_lost_index(api: Api) -> None:
+    api.call("POST", "/v1/collections", 201, json={"name": "default"})
+    api.put({"uri": "a", "text": "green tea"})
+    with api.workspace.database.read() as connection:
+        index_id = serving(connection, "default").index_id
+    with api.indexer.paused():
+        api.workspace.close_index(index_id)
+        (name,) = api.workspace.store.names()
+        api.workspace.store.drop(name)
+        (reason,) = reasons(api)
+        assert reason.startswith("collection default: ")
+        assert api.call("POST", "/v1/search", 503, json={"query": "tea"})["type"] == "urn:nvr-rag:index-missing"
+        api.workspace.rebuild_if_lost(index_id)
+    assert api.call("GET", "/readyz") == {"status": "ready"}
+
+
+def test_not_ready_while_the_encoder_is_being_loaded(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.create_collection("default")
+    loading, loaded = threading.Event(), threading.Event()
+    encode = HashEncoder.encode_queries
+
+    def slowly(self: HashEncoder, texts: list[str]) -> object:
+        loading.set()
+        assert loaded.wait(10)
+        return encode(self, texts)
+
+    monkeypatch.setattr(HashEncoder, "encode_queries", slowly)
+    with running(workspace) as api:
+        assert loading.wait(10)  # without any request
+        assert reasons(api) == ["indexes and encoders are being opened; wait a moment"]
+        loaded.set()
+        api.texts("warm")  # by now it is
+        assert api.call("GET", "/readyz") == {"status": "ready"}
+
+
+def test_stopping_stops_the_services_and_leaves_the_workspace_open(workspace: Workspace) -> None:
+    workspace.create_collection("default")
+    with running(workspace) as api:
+        api.put({"uri": "a", "text": "green tea"})
+        indexer = api.indexer
+    assert not indexer._thread.is_alive()
+    assert not [thread for thread in threading.enumerate() if thread.name in ("query-log", "warm-up")]
+    assert workspace.index(1).points.count() == 1
