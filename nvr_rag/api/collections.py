@@ -44,7 +44,10 @@ def list_collections(parts: PartsOf) -> CollectionList:
 @router.post("", status_code=201, summary="Make a collection", responses=problem_responses(409, 422, 503, body=True))
 def create_collection(body: NewCollection, parts: PartsOf, response: Response) -> CollectionDetail:
     """An empty collection, searchable at once."""
-    parts.workspace.create_collection(body.name, language=body.language, mode=body.mode)
+    try:
+        parts.workspace.create_collection(body.name, language=body.language, mode=body.mode)
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field="name" if error.field == "collection" else error.field) from error
     response.headers["Location"] = f"{router.prefix}/{body.name}"
     return _detail(parts.workspace, body.name)
 

@@ -60,8 +60,8 @@ def _walk(value: Any, depth: int, left: int) -> int:
     if isinstance(value, (dict, list)):
         if depth == 0:
             raise PydanticCustomError("json_too_deep", "must not nest lists and objects so deep")
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            left = _walk(item, depth - 1, _walk(key, depth - 1, left) if isinstance(key, str) else left - 1)
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            left = _walk(part, depth - 1, left - 1)
             if left < 0:
                 break
         return left - 2

@@ -23,6 +23,7 @@ from nvr_rag.api.limits import (
     bounded_json,
 )
 from nvr_rag.corpus import Outcome
+from nvr_rag.query_log import MAX_GRADE
 from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.types import DocumentState, FeedbackKind, Mode
 
@@ -132,7 +133,7 @@ class FeedbackItem(Body):
         default=None, description="One of the hits; only answer_good and answer_bad can do without."
     )
     kind: Annotated[FeedbackKind, Field(strict=False)]
-    grade: int | None = Field(default=None, ge=0, le=1000, description="How relevant; 0 is not at all.")
+    grade: int | None = Field(default=None, ge=0, le=MAX_GRADE, description="How relevant; 0 is not at all.")
     user: Opaque | None = Field(default=None, description="Who said it; opaque. The last word of each user counts.")
 
 

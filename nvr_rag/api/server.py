@@ -28,6 +28,7 @@ from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.workspace import Workspace
 
 KIND = "serve"  # of the process row
+MAX_HEAD_BYTES = 65_536  # of request line and headers: a long URI as a parameter takes 9 bytes a character
 KEEP_ALIVE_SECONDS = 60  # between two requests of a bot that keeps its connection
 GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
 _BACKLOG = 2048
@@ -59,23 +60,28 @@ def serve(
         if on_ready:
             on_ready(url)
 
-    config = uvicorn.Config(
-        _LocalOnly(create_app(workspace, services)),
-        lifespan="on",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = _Server(config, started)
+    server = _Server(server_config(_LocalOnly(create_app(workspace, services))), started)
     try:
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
     finally:
         presence.stop()
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn runs an app."""
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,  # logging is set up by whoever runs the process
+        access_log=False,  # the gate writes it, without queries
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
 
 
 def listen(settings: ApiSettings) -> socket.socket:

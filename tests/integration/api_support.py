@@ -12,7 +12,7 @@ import uvicorn
 
 from nvr_rag import indexes, indexing
 from nvr_rag.api.app import create_app
-from nvr_rag.api.server import listen, url_of
+from nvr_rag.api.server import listen, server_config, url_of
 from nvr_rag.errors import NotFound
 from nvr_rag.services import Service
 from nvr_rag.settings import ApiSettings
@@ -96,8 +96,7 @@ def running(workspace: Workspace, services: Sequence[Service] = ()) -> Iterator[
     indexer = SmallIndexer()
     listener = listen(ApiSettings(port=0))
     url = url_of(listener)
-    config = uvicorn.Config(create_app(workspace, [indexer, *services]), lifespan="on", ws="none", log_config=None)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(create_app(workspace, [indexer, *services])))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

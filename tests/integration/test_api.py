@@ -243,6 +243,14 @@ def test_reading_and_deleting_documents(api: Api) -> None:
     assert [document["uri"] for document in gone] == ["kitchen", "sea"]
 
 
+def test_a_document_with_the_longest_uri(api: Api) -> None:
+    api.call("POST", "/v1/collections", 201, json={"name": "default"})
+    uri = "茶" * 4096  # 36 KB in a request line
+    (put,) = api.put({**TEA, "uri": uri})
+    assert api.call("GET", "/v1/documents", params={"after": uri}) == {"documents": [], "next": None}
+    assert api.call("DELETE", "/v1/documents", params={"uri": uri}) == {"deleted": [put["id"]]}
+
+
 def test_collections_are_made_listed_and_kept_apart(api: Api) -> None:
     filled(api)
     made = api.call("POST", "/v1/collections", 201, json={"name": "other", "language": "german", "mode": "lexical"})

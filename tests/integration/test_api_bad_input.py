@@ -223,8 +223,8 @@ def test_feedback(shared_api: Api) -> None:
 
 def test_collections(shared_api: Api) -> None:
     for body, field in [
-        ({"name": ""}, "collection"),
-        ({"name": "a/b"}, "collection"),
+        ({"name": ""}, "name"),
+        ({"name": "a/b"}, "name"),
         ({"name": "x" * 65}, "name"),
         ({"name": "\ud800"}, "name"),
         ({"name": "new", "language": "klingon"}, "language"),
