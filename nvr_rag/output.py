@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -75,13 +75,21 @@ def show(renderable: RenderableType, *, wrap: bool = True) -> None:
     _console(sys.stdout.isatty(), stderr=False).print(renderable, soft_wrap=not wrap)
 
 
-def width() -> int:
-    """How many columns there are for text."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPED_WIDTH
+def paragraph(text: str, *, indent: int, lines: int) -> None:
+    """Show the beginning of a text on stdout, wrapped to the terminal's width."""
+    from rich.text import Text
+
+    console = _console(sys.stdout.isatty(), stderr=False)
+    width = max(20, console.width - indent)
+    shortened = textwrap.shorten(one_line(text), lines * width, placeholder=" ...")
+    for line in Text(shortened).wrap(console, width)[: lines + 1]:
+        line.rstrip()
+        console.print(Text(" " * indent) + line, soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Show rows on stdout: a table as wide as the terminal, or values separated by tabs when piped."""
+    """Show rows on stdout: a table as wide as the terminal, without columns that are empty throughout; or, when piped,
+    all values, separated by tabs."""
     cells = [["" if value is None else one_line(str(value)) for value in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (columns, *cells):
@@ -91,12 +99,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, values in zip(drawn.columns, zip(*cells, strict=True), strict=False):
-        column.overflow = "fold"
-        column.justify = "right" if all(re.fullmatch(r"[\d.,-]*", value) for value in values) else "left"
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    filled = [i for i in range(len(columns)) if any(row[i] for row in cells)]
+    for i in filled:
+        right = all(re.fullmatch(r"[\d.,-]*", row[i]) for row in cells)
+        drawn.add_column(columns[i], justify="right" if right else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(row[i]) for i in filled))
     show(drawn)
 
 

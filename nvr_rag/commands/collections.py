@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, create, configure and delete collections.", rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(help="The collection's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The collection's name.")]
 
 
 class Method(StrEnum):
@@ -114,9 +114,13 @@ def delete(
 
 def _confirm(question: str) -> None:
     """Raises Abort for a no, InvalidInput where nobody can be asked."""
-    if not sys.stdin.isatty():
+    if not _is_watched():
         raise InvalidInput("deleting needs a confirmation, and there is no terminal to ask at; say --yes", field="yes")
     typer.confirm(question, abort=True, err=True)
+
+
+def _is_watched() -> bool:
+    return sys.stdin.isatty()
 
 
 def _dropped(workspace: Workspace, index_id: int) -> bool:

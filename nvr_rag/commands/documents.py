@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def list_documents(
     if as_json:
         output.emit({"documents": [_as_json(document) for document in listed], "more": more})
         return
-    columns = ("uri", "state", "title", "characters", "updated", "error")
+    columns = ("state", "characters", "uri", "title", "error")
     output.table(columns, [_row(document) for document in listed])
     if more:
         output.note(f"There are more than {limit}; say --limit.")
@@ -60,7 +61,7 @@ def show(
     elif content is not None:
         output.say(content)
     else:
-        output.pairs(_as_json(document))
+        output.pairs(_as_json(document) | {"metadata": json.dumps(document.metadata, ensure_ascii=False)})
 
 
 @app.command("delete")
@@ -89,9 +90,8 @@ def delete(keys: Keys, collection: common.InCollection = "default", as_json: com
 
 
 def _as_json(document: Document) -> dict[str, Any]:
-    return {name: value for name, value in asdict(document).items() if name not in ("seq",)}
+    return asdict(document)
 
 
 def _row(document: Document) -> list[object]:
-    updated = document.updated_at.strftime("%Y-%m-%d %H:%M")
-    return [document.uri, document.state, document.title, document.characters, updated, document.error]
+    return [document.state, document.characters, document.uri, document.title, document.error]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ _SNIPPET_LINES = 4
 
 
 def search(
-    query: Annotated[str, typer.Argument(help="What to look for; - reads it from stdin.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for; - reads it from stdin.")],
     k: Annotated[int, typer.Option("-k", help="How many hits to show, at most.")] = 10,
     mode: Annotated[
         Mode | None, typer.Option(help="Which sides of the index to ask.  [default: what the collection says]")
@@ -168,13 +167,12 @@ def _show(answer: SearchAnswer) -> None:
 
 def _show_hit(hit: Hit) -> None:
     """Rank, place and score; the URI; the beginning of the text."""
-    from rich.padding import Padding
     from rich.text import Text
 
     title, *headings = (output.one_line(part) for part in (hit.title or hit.uri, *hit.headings))
     place = " > ".join([title, *(part for part in headings if part and part != title)])
     page = f", page {hit.page}" if hit.page is not None else ""
-    snippet = textwrap.shorten(output.one_line(hit.text), _SNIPPET_LINES * (output.width() - 5), placeholder=" ...")
     output.show(Text.assemble(f"{hit.rank:>3}. ", (place, "bold"), page, (f"  {hit.score:.4f}", "dim")), wrap=False)
     output.show(Text(f"     {output.one_line(hit.uri)}", style="dim"), wrap=False)
-    output.show(Padding(Text(snippet), (0, 0, 1, 5)))
+    output.paragraph(hit.text, indent=5, lines=_SNIPPET_LINES)
+    output.say()

@@ -113,19 +113,8 @@ def _show(found: dict[str, Any]) -> None:
     if not found["collections"]:
         output.say("No collections yet: nvr-rag ingest PATH makes one.")
         return
-    columns = (
-        "collection",
-        "language",
-        "mode",
-        "index",
-        "ready",
-        "failed",
-        "deleted",
-        "applied",
-        "head",
-        "lag",
-        "disk",
-    )
+    of_index = ("index", "serves", "applied", "head", "lag", "disk")
+    columns = ("collection", "language", "mode", *DocumentState, *of_index)
     output.table(columns, [row for collection in found["collections"] for row in _rows(collection)])
     failed = [collection for collection in found["collections"] if collection["documents"][DocumentState.FAILED]]
     for collection in failed:
@@ -136,19 +125,18 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _rows(collection: dict[str, Any]) -> list[list[Any]]:
-    """A row for each index of a collection; one without index figures when it has none."""
+    """A row for each index of a collection; one without figures of an index when it has none."""
     serving = collection["deployment"] or {}
     states = [collection["documents"][state] for state in DocumentState]
-    rows = []
-    for index in collection["indexes"] or [None]:
-        mark = "*" if index and index["name"] == serving.get("index") else ""
-        figures = (
-            [index["applied_seq"], index["head_seq"], index["lag"], output.size(index["bytes_on_disk"])]
-            if index
-            else []
-        )
-        name = f"{index['id']}{mark}" if index else ""
-        rows.append(
-            [collection["name"], collection["language"], serving.get("mode"), name, *states, *(figures or [None] * 4)]
-        )
-    return rows
+    own = [collection["name"], collection["language"], serving.get("mode"), *states]
+    rows = [
+        [
+            *own,
+            index["id"],
+            "yes" if index["name"] == serving.get("index") else "no",
+            *(index[name] for name in ("applied_seq", "head_seq", "lag")),
+            output.size(index["bytes_on_disk"]),
+        ]
+        for index in collection["indexes"]
+    ]
+    return rows or [[*own, *[None] * 6]]
