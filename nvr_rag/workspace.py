@@ -6,6 +6,7 @@ worker all begin here.
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -165,6 +166,11 @@ def _make_home(home: Path) -> Path:
         raise ConfigurationError(
             f"the data folder {home} cannot be made ({error.strerror}); set NVR_HOME to a folder you can write to"
         ) from error
+    if not os.access(home, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"the data folder {home} cannot be written to by this user; change its permissions, or set NVR_HOME to "
+            "another folder"
+        )
     return home.absolute()
 
 

@@ -94,4 +94,4 @@ def test_a_data_folder_that_may_not_be_written(home: Path) -> None:
     finally:
         home.chmod(0o700)
     assert result.returncode == 1
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith(f"Error: the data folder {home} cannot be written to")
