@@ -32,7 +32,7 @@ def busy(database: Database, error: StoreBusy) -> StoreBusy:
     if servers:
         owner = servers[0]
         who = f"the server with process id {owner.pid} on {owner.host}" + (f" ({owner.url})" if owner.url else "")
-        return StoreBusy(f"{error}. It belongs to {who}; wait until it answers, or stop it")
+        return StoreBusy(f"{error}: probably in {who}, which did not answer; try again, or stop it")
     return StoreBusy(
         f"{error}. No server is running on this data folder, so another nvr-rag command is at work; try again when it "
         "has finished"

@@ -31,7 +31,11 @@ def search(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--filter", help='field=value, or JSON such as {"metadata.year": {"gte": 2020}}; repeatable.'),
+        typer.Option(
+            "--filter",
+            metavar="FILTER",
+            help='field=value, or JSON such as {"metadata.year": {"gte": 2020}}; repeatable.',
+        ),
     ] = None,
     collection: common.InCollection = "default",
     as_json: common.AsJson = False,
