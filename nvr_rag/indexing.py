@@ -149,7 +149,8 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
 def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], chunker: Chunker) -> None:
     """Cut the versions that this index's chunking has not cut yet, one transaction each.
 
-    A document that cannot be cut for this encoder is marked as failed and has no chunks.
+    A document that cannot be cut for this encoder is marked as failed and has no chunks. The last transaction makes all
+    of them durable: no point may reach the store whose chunk a power cut could take back.
     """
     with database.read() as connection:
         pending = chunks.unplaced(connection, versions, index.info.chunking_id)
@@ -162,7 +163,7 @@ def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], c
             drafts = chunker(parsed, index.encoder)
         except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
             failure = str(error)
-        with database.write() as connection:
+        with database.write(durable=version is pending[-1]) as connection:
             chunks.place(connection, version, index.info.chunking_id, drafts)
             if failure:
                 corpus.mark_failed(connection, version.document_id, version.seq, failure)

@@ -41,6 +41,9 @@ def paragraphs(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
     return drafts
 
 
+_COMPILED: dict[Any, Any] = {}  # statements, shared by all houses: compiling them takes longer than running them
+
+
 class House:
     """A workspace with one collection, "default", whose store outlives it."""
 
@@ -50,6 +53,7 @@ class House:
         self.encoder = encoder or HashEncoder()
         self.workspace = Workspace(Settings(home=home), store=self.store, encoder=self.encoder)
         self.database = self.workspace.database
+        self.database.engine.update_execution_options(compiled_cache=_COMPILED)
 
     def close(self) -> None:
         self.workspace.close()
