@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select
 from sqlalchemy.orm import aliased
 
 from nvr_rag.db import tables as t
@@ -21,6 +21,7 @@ from nvr_rag.ids import chunk_id, sha256_text
 from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
 
 _PAGE = 1000
+_COPIES = 8  # of one text, looked at for a vector: they differ in the title or the headings that go with it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,14 +219,22 @@ def visible(
     return [_placed_chunk(row) for row in connection.execute(statement)]
 
 
-def same_text(connection: Connection, collection_id: int, digests: Sequence[str]) -> dict[str, list[str]]:
-    """Ids of chunks of the collection by the sha256 of their text: where a vector may be found again."""
-    statement = (
-        select(t.Chunk.sha256, t.Chunk.id)
+def same_text(
+    connection: Connection, collection_id: int, digests: Sequence[str], *, but: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Ids of a few chunks of the collection by the sha256 of their text: where a vector may be found again.
+
+    First those of the documents that changed last: the old name of a renamed file has just been deleted.
+    """
+    order = (t.Document.updated_at.desc(), t.Chunk.id)
+    nth = func.row_number().over(partition_by=t.Chunk.sha256, order_by=order).label("nth")
+    copies = (
+        select(t.Chunk.sha256, t.Chunk.id, nth)
         .join(t.Document, t.Document.id == t.Chunk.document_id)
-        .where(t.Chunk.sha256.in_(digests), t.Document.collection_id == collection_id)
-        .order_by(t.Chunk.id)
+        .where(t.Chunk.sha256.in_(digests), t.Document.collection_id == collection_id, t.Chunk.id.not_in(but))
+        .subquery()
     )
+    statement = select(copies.c.sha256, copies.c.id).where(copies.c.nth <= _COPIES).order_by(copies.c.nth)
     found: dict[str, list[str]] = {}
     for row in connection.execute(statement):
         found.setdefault(row.sha256, []).append(row.id)

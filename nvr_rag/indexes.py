@@ -16,7 +16,7 @@ from nvr_rag.chunkings import ChunkingSettings, check_fits
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_ignore
 from nvr_rag.encoders.base import Encoder
-from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMissing, NotFound
+from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMismatch, IndexMissing, NotFound
 from nvr_rag.ids import new_id
 from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
@@ -101,13 +101,13 @@ def open_index(
     """Open the physical index, made now if nothing was ever applied to it.
 
     The encoder, which takes seconds to load, is asked for only when the index is this process's. Raises EncoderMismatch
-    unless encoder and lexical settings are those that built it, StoreBusy when another process owns it, IndexMissing
-    when the store has lost it.
+    unless encoder and lexical settings are those that built it (IndexMismatch where a rebuild mends that), StoreBusy
+    when another process owns it, IndexMissing when the store has lost it.
     """
     if dict(info.lexical) != dict(lexical.settings):
-        raise EncoderMismatch(
+        raise IndexMismatch(
             f"the index {info.name} was built with other lexical settings ({dict(info.lexical)}) than this release "
-            f"uses ({dict(lexical.settings)}); build a new index"
+            f"uses ({dict(lexical.settings)}); run nvr-rag verify --repair to rebuild it"
         )
     if info.applied_seq == 0:
         make(store, info)
@@ -129,7 +129,7 @@ def _check_pair(info: IndexInfo, points: OpenIndex, encoder: Encoder) -> None:
             "search it with its own encoder, or build an index for the other one"
         )
     if points.config.encoder != encoder.fingerprint or points.config.dimension != encoder.spec.dimension:
-        raise EncoderMismatch(
+        raise IndexMismatch(
             f"the physical index {info.name} holds vectors of the encoder {points.config.encoder[:12]}, not of "
             f"{encoder.fingerprint[:12]}; run nvr-rag verify --repair to rebuild it"
         )
@@ -144,12 +144,14 @@ def make(store: Store, info: IndexInfo) -> None:
         return
 
 
-def start_over(database: Database, store: Store, index_id: int) -> None:
-    """Forget what was applied and drop what the store has: the index is rebuilt from the log."""
+def start_over(database: Database, store: Store, index_id: int, lexical: LexicalEncoder) -> None:
+    """Forget what was applied and drop what the store has: the index is rebuilt from the log, with these settings."""
     with database.write() as connection:
         info = get(connection, index_id)
         connection.execute(
-            update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(applied_seq=0, purged_seq=0)
+            update(t.SearchIndex)
+            .where(t.SearchIndex.id == index_id)
+            .values(applied_seq=0, purged_seq=0, lexical=dict(lexical.settings))
         )
     store.drop(info.name)
 

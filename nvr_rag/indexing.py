@@ -254,9 +254,9 @@ def _vectors(database: Database, index: LiveIndex, new: Sequence[Wanted], work: 
 def _known_vectors(database: Database, index: LiveIndex, new: Sequence[Wanted]) -> dict[str, Vector]:
     with database.read() as connection:
         collection_id = collection_of(indexes.get(connection, index.info.id))
-        same = chunks.same_text(connection, collection_id, sorted({item.chunk.sha256 for item in new}))
-    own = {item.id for item in new}
-    elsewhere = [key for keys in same.values() for key in [key for key in keys if key not in own][:2]]
+        digests = sorted({item.chunk.sha256 for item in new})
+        same = chunks.same_text(connection, collection_id, digests, but=[item.id for item in new])
+    elsewhere = [key for keys in same.values() for key in keys]
     needed = {item.input_hash for item in new}
     hashes = index.points.get(elsewhere) if elsewhere else {}
     useful = [key for key, point in hashes.items() if point.input_hash in needed]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from nvr_rag import chunks, indexes
 from nvr_rag.chunks import PlacedChunk
+from nvr_rag.chunkings import Chunker
 from nvr_rag.db.session import Database
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.indexing import CHUNKS_A_GROUP, Work, collection_of, purge_round, want, write_group
+from nvr_rag.indexing import CHUNKS_A_GROUP, Work, catch_up, collection_of, purge_round, want, write_group
 from nvr_rag.stores.base import StoredPoint
+from nvr_rag.workspace import Workspace
 
 _EXAMPLES = 5
 _REPORT_EVERY = 1000  # chunks
@@ -27,12 +30,38 @@ class Verification:
     stale: int = 0  # there, with another input or other filterable fields
     foreign: int = 0  # there, and should not be
     repaired: bool = False  # what was found has been mended
+    rebuilt: bool = False  # it was lost, and built again before it was compared
     examples: list[str] = field(default_factory=list)  # ids of a few wrong points
 
     @property
     def clean(self) -> bool:
         """Nothing is wrong, or nothing is any more."""
         return self.repaired or self.missing + self.stale + self.foreign == 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "clean": self.clean}
+
+
+def verify_or_rebuild(
+    workspace: Workspace,
+    index_id: int,
+    chunker: Chunker,
+    *,
+    repair: bool = False,
+    report: Callable[[int], None] | None = None,
+) -> Verification:
+    """Open an index and compare it with the log; with `repair`, one that is lost is built again from the log first.
+
+    Raises what opening an index raises: without `repair` also IndexMissing and IndexMismatch.
+    """
+    rebuilt = repair and workspace.rebuild_if_lost(index_id)
+    index = workspace.index(index_id)
+    if rebuilt:
+        tell = (lambda progress: report(progress.work.chunks)) if report else None
+        catch_up(workspace.database, index, chunker, report=tell)
+    found = verify(workspace.database, index, repair=repair, report=report)
+    found.rebuilt = rebuilt
+    return found
 
 
 def verify(

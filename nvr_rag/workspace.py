@@ -17,9 +17,9 @@ from nvr_rag.db.migrate import migrate
 from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.encoders.bundled import BUNDLED
-from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMissing
+from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMismatch, IndexMissing
 from nvr_rag.fusion import FusionSettings
-from nvr_rag.indexes import LiveIndex
+from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.retriever import Retriever
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import Store
@@ -49,6 +49,7 @@ class Workspace:
         self.retriever = Retriever(self.database, self.index)
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}
+        self._loaded: dict[str, Encoder] = {}  # by source: registered and default encoder may be one
         self._indexes: dict[int, LiveIndex] = {}
         self._opening = threading.RLock()
 
@@ -99,9 +100,8 @@ class Workspace:
             if index_id not in self._indexes:
                 with self.database.read() as connection:
                     info = indexes.get(connection, index_id)
-                lexical = LexicalEncoder(str(info.lexical["language"]))
                 self._indexes[index_id] = indexes.open_index(
-                    self.store, info, lambda: self.encoder(info.encoder), lexical
+                    self.store, info, lambda: self.encoder(info.encoder), _lexical(info)
                 )
             return self._indexes[index_id]
 
@@ -130,20 +130,25 @@ class Workspace:
             return collection_id
 
     def rebuild_if_lost(self, index_id: int) -> bool:
-        """Start an index over when the store has lost it; True when that was needed. It is then to be caught up."""
+        """Start an index over when the store has lost it, or has another under its name, or it was built with other
+        lexical settings; True when that was needed. It is then to be caught up."""
         try:
             self.index(index_id)
-        except IndexMissing:
-            indexes.start_over(self.database, self.store, index_id)
+        except (IndexMissing, IndexMismatch):
+            with self.database.read() as connection:
+                info = indexes.get(connection, index_id)
+            indexes.start_over(self.database, self.store, index_id, _lexical(info))
             self.index(index_id)
             return True
         return False
 
     def _load(self, source: str) -> Encoder:
-        from nvr_rag.encoders.torch import load_encoder  # torch takes seconds to import; most commands do without
+        if source not in self._loaded:
+            from nvr_rag.encoders.torch import load_encoder  # torch takes seconds to import; most commands do without
 
-        kept = self.home / source
-        return load_encoder(str(kept) if kept.is_dir() else source, threads=self.settings.threads)
+            kept = self.home / source
+            self._loaded[source] = load_encoder(str(kept) if kept.is_dir() else source, threads=self.settings.threads)
+        return self._loaded[source]
 
     def _keep(self, encoder: Encoder) -> str:
         """Where the encoder can be loaded from for as long as it is registered: a copy in the data folder, by a path
@@ -157,6 +162,10 @@ class Workspace:
             (self.home / "models").mkdir(exist_ok=True)
             export(self.settings.encoder, self.home / source)
         return source
+
+
+def _lexical(info: IndexInfo) -> LexicalEncoder:
+    return LexicalEncoder(str(info.lexical["language"]))
 
 
 def _make_home(home: Path) -> Path:

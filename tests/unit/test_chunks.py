@@ -185,8 +185,10 @@ def test_equal_texts_are_found_in_their_collection_only(house: House) -> None:
     with house.database.read() as connection:
         found = chunks.same_text(connection, 1, [sha256_text("x"), sha256_text("a"), sha256_text("none")])
         elsewhere = chunks.same_text(connection, 2, [sha256_text("x")])
+        others = chunks.same_text(connection, 1, [sha256_text("x"), sha256_text("a")], but=[key("x"), key("a")])
     assert {digest: len(ids) for digest, ids in found.items()} == {sha256_text("x"): 2, sha256_text("a"): 1}
     assert elsewhere == {}
+    assert others == {sha256_text("x"): [key("x", document=document_id("default", "b"))]}
 
 
 def test_a_document_that_changed_since_is_unsettled(house: House) -> None:
