@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from ingest.chunking import chunk
 from nvr_rag import indexes, indexing, jobs, verification
@@ -95,25 +94,13 @@ class Indexer:
             return False
         beat = _Heartbeat(lambda checked: jobs.heartbeat(database, job.id, self._worker, {"checked": checked}))
         try:
-            result = verify_index(self._workspace, job.payload, beat)
+            index_id, repair = int(job.payload["index_id"]), bool(job.payload.get("repair"))
+            found = verification.verify_or_rebuild(self._workspace, index_id, chunk, repair=repair, report=beat)
         except (NvrError, KeyError, TypeError, ValueError) as error:
             jobs.finish(database, job.id, self._worker, result=None, error=str(error))
         else:
-            jobs.finish(database, job.id, self._worker, result=result, error=None)
+            jobs.finish(database, job.id, self._worker, result=found.as_json(), error=None)
         return True
-
-
-def verify_index(
-    workspace: Workspace, payload: Mapping[str, Any], report: Callable[[int], None] | None = None
-) -> dict[str, Any]:
-    """Compare one index with the log: {"index_id": int, "repair": bool}. With `repair` a lost index is rebuilt."""
-    index_id, repair = int(payload["index_id"]), bool(payload.get("repair"))
-    rebuilt = workspace.rebuild_if_lost(index_id) if repair else False
-    index = workspace.index(index_id)
-    if rebuilt:
-        indexing.catch_up(workspace.database, index, chunk)
-    found = verification.verify(workspace.database, index, repair=repair, report=report)
-    return {**asdict(found), "rebuilt": rebuilt, "clean": found.clean}
 
 
 class _Heartbeat:

@@ -9,6 +9,7 @@ NvrError
 │   └── NewerDataFolder      written by a newer release
 ├── EncoderError             a model directory cannot be used
 │   └── EncoderMismatch      an index and an encoder that do not belong together
+│       └── IndexMismatch    the physical index is not the one that the log describes: rebuild
 ├── ChunkingMismatch         chunks that an encoder would truncate
 ├── ParseFailed              one document could not be read; the others go on
 ├── StoreError               the vector store
@@ -65,6 +66,10 @@ class EncoderError(NvrError):
 
 class EncoderMismatch(EncoderError):
     """An index was opened with an encoder other than the one that built it."""
+
+
+class IndexMismatch(EncoderMismatch):
+    """The physical index was not made for the encoder or the lexical settings that are in use."""
 
 
 class ChunkingMismatch(NvrError):

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nvr_rag import chunks, indexes
-from nvr_rag.chunks import PlacedChunk
 from nvr_rag.chunkings import Chunker
+from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.indexing import CHUNKS_A_GROUP, Work, catch_up, collection_of, purge_round, want, write_group

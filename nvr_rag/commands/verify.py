@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,14 +82,9 @@ def _verify(workspace: Workspace, index: IndexInfo, repair: bool, report: Report
 
 
 def _verify_here(workspace: Workspace, index_id: int, repair: bool, report: Report) -> dict[str, Any]:
-    from nvr_rag import indexing, verification
+    from nvr_rag.verification import verify_or_rebuild
 
-    rebuilt = repair and workspace.rebuild_if_lost(index_id)
-    index = workspace.index(index_id)
-    if rebuilt:
-        indexing.catch_up(workspace.database, index, _chunker(), report=lambda progress: report(progress.work.chunks))
-    found = verification.verify(workspace.database, index, repair=repair, report=report)
-    return {**asdict(found), "rebuilt": rebuilt, "clean": found.clean}
+    return verify_or_rebuild(workspace, index_id, _chunker(), repair=repair, report=report).as_json()
 
 
 def _chunker() -> Chunker:
