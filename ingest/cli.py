@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nvr_rag import output
-from nvr_rag.commands.common import AsJson, InCollection, open_workspace
+from nvr_rag.commands import common
+from nvr_rag.commands.common import AsJson, InCollection
 
 if TYPE_CHECKING:
     from ingest.pipeline import IngestReport, Watcher
@@ -43,7 +44,7 @@ def ingest_command(
     """
     from ingest.pipeline import ingest
 
-    with open_workspace() as workspace, _watched() as watcher:
+    with common.open_workspace() as workspace, _watched() as watcher:
         report = ingest(workspace, paths, collection=collection, allow_empty=allow_empty, watcher=watcher)
     if as_json:
         output.emit({"collection": collection, **as_document(report)})
@@ -59,7 +60,7 @@ def up_command(paths: Paths, collection: InCollection = "default", allow_empty: 
     """
     from nvr_rag import processes
 
-    with open_workspace() as workspace:
+    with common.open_workspace() as workspace:
         servers = processes.alive(workspace.database, "serve")
     if servers:
         output.note(f"A server runs on this data folder already: {servers[0].url}")
@@ -90,7 +91,7 @@ def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bo
             codes.append(_judge(report, paths))
 
     with ExitStack() as open_things:
-        workspace = open_things.enter_context(open_workspace())
+        workspace = open_things.enter_context(common.open_workspace())
         listener = open_things.enter_context(listen(workspace.settings.api))
         reader = threading.Thread(target=read, name="ingest")
 
