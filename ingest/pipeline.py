@@ -21,7 +21,9 @@ from ingest.sandbox import Sandbox
 from ingest.sources import Skipped, SourceFile, TextRecord, path_to_uri, read_jsonl, walk
 from nvr_rag import corpus
 from nvr_rag.collections import find
-from nvr_rag.corpus import Known, Outcome
+from nvr_rag.corpus import Outcome
+from nvr_rag.documents import Known
+from nvr_rag.documents import known as mirrored
 from nvr_rag.errors import Conflict, NotFound, ParseFailed
 from nvr_rag.ids import sha256_text
 from nvr_rag.indexing import Progress, Work
@@ -173,7 +175,7 @@ class _Run:
 
     def _mirror(self, root: Path) -> None:
         with self.workspace.database.read() as connection:
-            known = corpus.known(connection, self.collection, path_to_uri(root))
+            known = mirrored(connection, self.collection, path_to_uri(root))
         seen: set[str] = set()
         blind: list[str] = []  # URIs of what could not be looked at: nothing below them may be taken for gone
         with _Reader(self.workspace.settings.ingest, path_to_uri(root), known, self.stop) as reader:

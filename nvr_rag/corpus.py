@@ -6,25 +6,23 @@ nothing of vectors: indexes follow it.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
-from nvr_rag.errors import InvalidInput, NotFound
+from nvr_rag.documents import newest_version
+from nvr_rag.errors import InvalidInput
 from nvr_rag.ids import document_id, sha256_json
-from nvr_rag.types import Document, DocumentState, NewDocument
+from nvr_rag.storable import storable, storable_json
+from nvr_rag.types import DocumentState, NewDocument
 
 MAX_URI_CHARACTERS = 4096
-MAX_METADATA_DEPTH = 16  # vector stores refuse deep payloads, and then only after the document is in the log
 _LOOKUP = 500  # ids in one IN (...), well under every engine's limit
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class Outcome(StrEnum):
@@ -42,16 +40,6 @@ class Put:
     document_id: str
     outcome: Outcome
     seq: int  # of the change; 0 when nothing changed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Known:
-    """What a sync needs to decide whether a source document has to be read again."""
-
-    document_id: str
-    sha256: str
-    parser: str
-    state: DocumentState
 
 
 def put(connection: Connection, collection: str, documents: Sequence[NewDocument]) -> list[Put]:
@@ -135,71 +123,6 @@ def _generations(connection: Connection, collection_id: int, ids: Sequence[str])
     return found
 
 
-def known(connection: Connection, collection: str, root: str) -> dict[str, Known]:
-    """What was mirrored from under the URI `root`, by URI, deleted documents left out.
-
-    Documents that somebody put by hand have no source, and do not belong to any root.
-    """
-    collection_id = collections.find(connection, collection)
-    folder = root.rstrip("/") + "/"
-    statement = (
-        select(
-            t.Document.uri,
-            t.Document.id,
-            t.Document.state,
-            t.DocumentVersion.sha256,
-            t.DocumentVersion.parser,
-        )
-        .join(t.DocumentVersion, and_(_newest_version(), t.DocumentVersion.seq > t.Document.deleted_seq), isouter=True)
-        .where(
-            t.Document.collection_id == collection_id,
-            t.Document.source != "",
-            or_(t.Document.uri == root, func.substr(t.Document.uri, 1, len(folder)) == folder),
-            t.Document.state != DocumentState.DELETED,
-        )
-    )
-    return {
-        row.uri: Known(
-            document_id=row.id, sha256=row.sha256 or "", parser=row.parser or "", state=DocumentState(row.state)
-        )
-        for row in connection.execute(statement)
-    }
-
-
-def get(connection: Connection, collection: str, key: str) -> Document:
-    """One document by its id or its URI, deleted ones too. Raises NotFound."""
-    collection_id = collections.find(connection, collection)
-    statement = _documents(collection_id).where(or_(t.Document.id == storable(key), t.Document.uri == storable(key)))
-    row = connection.execute(statement).mappings().first()
-    if row is None:
-        raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")
-    return _document(collection, row)
-
-
-def list_documents(
-    connection: Connection,
-    collection: str,
-    *,
-    state: DocumentState | None = None,
-    after: str = "",
-    limit: int = 100,
-) -> list[Document]:
-    """Documents by URI, from the first URI greater than `after`; deleted ones only when asked for."""
-    collection_id = collections.find(connection, collection)
-    wanted = t.Document.state == state if state else t.Document.state != DocumentState.DELETED
-    statement = _documents(collection_id).where(wanted, t.Document.uri > after).order_by(t.Document.uri).limit(limit)
-    return [_document(collection, row) for row in connection.execute(statement).mappings()]
-
-
-def text_of(connection: Connection, key: str) -> str:
-    """The parsed text of a document's newest version. Raises NotFound."""
-    statement = select(t.DocumentVersion.text).join(t.Document, _newest_version()).where(t.Document.id == key)
-    text = connection.scalar(statement)
-    if text is None:
-        raise NotFound(f"the document {key} has no text")
-    return text
-
-
 def changed_since(connection: Connection, collection_id: int, seq: int, limit: int) -> tuple[list[str], int]:
     """The documents that the next `limit` changes after `seq` touch, each once, and the number of the last change."""
     rows = connection.execute(
@@ -209,25 +132,6 @@ def changed_since(connection: Connection, collection_id: int, seq: int, limit: i
         .limit(limit)
     ).all()
     return list(dict.fromkeys(row.document_id for row in rows)), rows[-1].seq if rows else seq
-
-
-def storable(text: str) -> str:
-    """`text` as every engine can hold it, of the same length: NUL and lone surrogates become U+FFFD."""
-    return _UNSTORABLE.sub("\ufffd", text)
-
-
-def _storable_json(value: Any, depth: int = 0) -> Any:
-    if depth > MAX_METADATA_DEPTH:
-        raise InvalidInput(f"metadata may nest {MAX_METADATA_DEPTH} levels deep; flatten it", field="metadata")
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, Mapping):
-        return {storable(str(key)): _storable_json(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_storable_json(item, depth + 1) for item in value]
-    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise InvalidInput(f"metadata holds JSON values only; {str(value)[:80]!r} is none", field="metadata")
 
 
 def _storable_document(document: NewDocument) -> NewDocument:
@@ -242,7 +146,7 @@ def _storable_document(document: NewDocument) -> NewDocument:
             text=storable(parsed.text),
             media_type=storable(parsed.media_type),
             title=storable(parsed.title),
-            metadata=_storable_json(parsed.metadata),
+            metadata=storable_json(parsed.metadata),
         ),
     )
 
@@ -254,11 +158,6 @@ def _identify(collection: str, uri: str) -> str:
             field="uri",
         )
     return document_id(collection, uri)
-
-
-def _newest_version() -> Any:
-    """Joins a document to its newest version: the one of the document's generation."""
-    return and_(t.DocumentVersion.document_id == t.Document.id, t.DocumentVersion.generation == t.Document.generation)
 
 
 def _current(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping]:
@@ -277,7 +176,7 @@ def _current(connection: Connection, ids: Sequence[str]) -> dict[str, RowMapping
                 v.meta,
                 v.text_format,
             )
-            .join(v, _newest_version(), isouter=True)
+            .join(v, newest_version(), isouter=True)
             .where(t.Document.id.in_(part))
         )
         found.update((row["id"], row) for row in connection.execute(statement).mappings())
@@ -355,45 +254,6 @@ def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> 
             .where(t.Document.id == row["id"])
             .values(state="ready", error=None, source=document.source, updated_at=t.now())
         )
-
-
-def _documents(collection_id: int) -> Select[Any]:
-    v = t.DocumentVersion
-    return (
-        select(
-            *t.Document.__table__.c,
-            v.seq,
-            v.sha256,
-            v.parser,
-            v.media_type,
-            v.title,
-            v.meta,
-            func.length(v.text).label("characters"),
-        )
-        .join(v, _newest_version(), isouter=True)
-        .where(t.Document.collection_id == collection_id)
-    )
-
-
-def _document(collection: str, row: RowMapping) -> Document:
-    return Document(
-        id=row["id"],
-        collection=collection,
-        uri=row["uri"],
-        source=row["source"],
-        state=DocumentState(row["state"]),
-        error=row["error"],
-        title=row["title"] or "",
-        media_type=row["media_type"] or "",
-        metadata=row["metadata"] or {},
-        sha256=row["sha256"] or "",
-        parser=row["parser"] or "",
-        generation=row["generation"],
-        seq=max(row["seq"] or 0, row["deleted_seq"]),
-        characters=row["characters"] or 0,
-        updated_at=row["updated_at"],
-        acl=row["acl"],
-    )
 
 
 def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:

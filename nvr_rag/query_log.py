@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from nvr_rag.corpus import storable
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_or_update
 from nvr_rag.errors import DatabaseUnavailable, InvalidInput, NotFound
 from nvr_rag.ids import new_id
+from nvr_rag.storable import storable
 from nvr_rag.types import Feedback, FeedbackKind, Query, SearchResult
 
 GROUP = 256  # rows in one commit, at most

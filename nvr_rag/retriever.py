@@ -15,13 +15,13 @@ from sqlalchemy import Connection
 from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.collections import find
-from nvr_rag.corpus import storable
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import InvalidInput
 from nvr_rag.filters import Filter, matches, parse_filter
 from nvr_rag.fusion import fuse
 from nvr_rag.indexes import LiveIndex
+from nvr_rag.storable import storable
 from nvr_rag.stores.base import Scored, SparseVector, Vector
 from nvr_rag.types import DeploymentRef, Hit, Mode, Query, SearchResult
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from nvr_rag import corpus, indexing, verification
+from nvr_rag import corpus, documents, indexing, verification
 from nvr_rag.corpus import Put
 from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Encoder
@@ -64,7 +64,7 @@ class House:
 
     def delete(self, *uris: str) -> list[str]:
         with self.database.write() as connection:
-            ids = [corpus.get(connection, "default", uri).id for uri in uris]
+            ids = [documents.get(connection, "default", uri).id for uri in uris]
             return corpus.delete_documents(connection, "default", ids)
 
     def fail(self, uri: str, error: str = "cannot be read", source: str = "") -> None:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from nvr_rag import collections, corpus, ids, indexes
+from nvr_rag import documents as stored
 from nvr_rag.api.dependencies import InCollection, PartsOf
 from nvr_rag.api.limits import NoControls, Uri
 from nvr_rag.api.openapi import problem_responses
@@ -76,7 +77,7 @@ def list_documents(
 ) -> DocumentPage:
     """A page of a collection's documents, by URI."""
     with parts.workspace.database.read() as connection:
-        found = corpus.list_documents(connection, collection, state=state, after=after, limit=limit + 1)
+        found = stored.list_documents(connection, collection, state=state, after=after, limit=limit + 1)
     page = found[:limit]
     return DocumentPage(
         documents=[DocumentInfo(**_shared(document)) for document in page],
@@ -93,9 +94,9 @@ def get_document(
 ) -> DocumentDetail:
     """One document by its id; a deleted one too."""
     with parts.workspace.database.read() as connection:
-        document = corpus.get(connection, collection, str(document_id))
+        document = stored.get(connection, collection, str(document_id))
         with_text = text and document.generation > 0
-        words = corpus.text_of(connection, document.id) if with_text else None
+        words = stored.text_of(connection, document.id) if with_text else None
     return DocumentDetail(**_shared(document), collection=collection, text=words)
 
 

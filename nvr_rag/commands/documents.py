@@ -29,10 +29,10 @@ def list_documents(
     as_json: common.AsJson = False,
 ) -> None:
     """List documents by URI."""
-    from nvr_rag import corpus
+    from nvr_rag import documents as stored
 
     with common.open_workspace() as workspace, workspace.database.read() as connection:
-        found = corpus.list_documents(connection, collection, state=state, limit=limit + 1)
+        found = stored.list_documents(connection, collection, state=state, limit=limit + 1)
     listed, more = found[:limit], len(found) > limit
     if as_json:
         output.emit({"documents": [_as_json(document) for document in listed], "more": more})
@@ -51,11 +51,11 @@ def show(
     as_json: common.AsJson = False,
 ) -> None:
     """Show a document."""
-    from nvr_rag import corpus
+    from nvr_rag import documents as stored
 
     with common.open_workspace() as workspace, workspace.database.read() as connection:
-        document = corpus.get(connection, collection, key)
-        content = corpus.text_of(connection, document.id) if text else None
+        document = stored.get(connection, collection, key)
+        content = stored.text_of(connection, document.id) if text else None
     if as_json:
         output.emit({"document": _as_json(document) | ({"text": content} if text else {})})
     elif content is not None:
@@ -68,13 +68,14 @@ def show(
 def delete(keys: Keys, collection: common.InCollection = "default", as_json: common.AsJson = False) -> None:
     """Delete documents. Searches do not show them from then on."""
     from nvr_rag import collections, corpus
+    from nvr_rag import documents as stored
 
     known: dict[str, str] = {}
     with common.open_workspace() as workspace, workspace.database.write() as connection:
         collections.find(connection, collection)
         for key in dict.fromkeys(keys):
             try:
-                known[key] = corpus.get(connection, collection, key).id
+                known[key] = stored.get(connection, collection, key).id
             except NotFound:
                 continue
         gone = set(corpus.delete_documents(connection, collection, list(known.values())))

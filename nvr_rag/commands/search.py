@@ -41,9 +41,9 @@ def search(
     as_json: common.AsJson = False,
 ) -> None:
     """Search a collection."""
-    from nvr_rag.corpus import storable
     from nvr_rag.filters import parse_filter
     from nvr_rag.retriever import check_query
+    from nvr_rag.storable import storable
 
     text = storable(_read_stdin() if query == "-" else query)
     asked = Query(text=text, collection=collection, k=k, mode=mode, filter=_filter(where or []))

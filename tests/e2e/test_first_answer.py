@@ -147,7 +147,8 @@ def test_commands_beside_a_server_share_its_index(home: Path, tmp_path: Path) ->
     with serving(home, "serve") as (client, _):
         assert run(home, "ingest", str(note.parent))["added"] == 1
         assert names(ask(client, "when is the zucchini watered?", k=1)) == ["note.md"]
-        assert run(home, "search", "when is the zucchini watered?", "-k", "1")["hits"][0]["document"]["title"] == "Garden"
+        found = run(home, "search", "when is the zucchini watered?", "-k", "1")
+        assert found["hits"][0]["document"]["title"] == "Garden"
         note.write_text("# Garden\n\nThe zucchini is watered on Fridays.\n")
         assert run(home, "ingest", str(note.parent))["updated"] == 1
         assert "Fridays" in ask(client, "when is the zucchini watered?", k=1)["hits"][0]["text"]

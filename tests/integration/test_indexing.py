@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nvr_rag import collections, corpus, indexing
+from nvr_rag import collections, documents, indexing
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch, NotFound, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
@@ -196,7 +196,7 @@ def test_a_document_that_cannot_be_cut_fails_alone(house: House) -> None:
     indexing.catch_up(house.database, house.index, picky)
     assert sorted(house.texts("one")) == ["one", "two"]
     with house.database.read() as connection:
-        failed = corpus.get(connection, "default", "b")
+        failed = documents.get(connection, "default", "b")
     assert (failed.state, failed.error) == (
         DocumentState.FAILED,
         "its heading alone is longer than the encoder reads",

@@ -16,7 +16,7 @@ import pytest
 
 from ingest.indexer import Indexer, lags
 from ingest.pipeline import IngestReport, Watcher, ingest
-from nvr_rag import corpus, indexing, jobs
+from nvr_rag import documents, indexing, jobs
 from nvr_rag.errors import Conflict, InvalidInput
 from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.stores.edge import EdgeStore
@@ -126,7 +126,7 @@ def test_bad_files_are_reported_and_the_rest_goes_on(site: Site) -> None:
     assert readable_by_root or "Permission denied" in reasons["locked.md"]
     assert "Good words stay." in site.texts("good words")
     with site.open() as workspace, workspace.database.read() as connection:
-        failed = corpus.list_documents(connection, "default", state=DocumentState.FAILED)
+        failed = documents.list_documents(connection, "default", state=DocumentState.FAILED)
     assert {document.uri.rsplit("/", 1)[1] for document in failed} == set(reasons) - {"locked.md"}
     assert all(document.error for document in failed)
 

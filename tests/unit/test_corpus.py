@@ -11,18 +11,20 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from nvr_rag import corpus
-from nvr_rag.corpus import Known, Outcome, storable
+from nvr_rag import corpus, documents
+from nvr_rag.corpus import Outcome
 from nvr_rag.db import tables as t
+from nvr_rag.documents import Known
 from nvr_rag.errors import InvalidInput, NotFound
 from nvr_rag.ids import document_id, sha256_text
+from nvr_rag.storable import storable
 from nvr_rag.types import Document, DocumentState
 from tests.support import House, document
 
 
 def stored(house: House, key: str) -> Document:
     with house.database.read() as connection:
-        return corpus.get(connection, "default", key)
+        return documents.get(connection, "default", key)
 
 
 def changes(house: House) -> list[tuple[int, str, str]]:
@@ -49,7 +51,7 @@ def test_going_back_to_an_older_text_is_a_change(house: House) -> None:
     for text_, expected in (("A", ("added", 1)), ("B", ("updated", 2)), ("A", ("updated", 3))):
         assert outcomes(house, document("a", text_)) == [expected]
     with house.database.read() as connection:
-        assert corpus.text_of(connection, stored(house, "a").id) == "A"
+        assert documents.text_of(connection, stored(house, "a").id) == "A"
 
 
 def test_the_same_content_at_two_uris_is_two_documents(house: House) -> None:
@@ -154,7 +156,7 @@ def test_what_no_database_can_hold_becomes_a_replacement_character(house: House)
     assert (found.title, found.metadata, found.characters) == ("\ufffd", {"k\ufffd": ["\ufffd"]}, 5)
     assert (found.source, found.acl) == ("s\ufffd", ["p\ufffd"])
     with house.database.read() as connection:
-        assert corpus.text_of(connection, found.id) == "x\ufffdy\ufffdz"
+        assert documents.text_of(connection, found.id) == "x\ufffdy\ufffdz"
     house.fail("a", "bad name \udc80")
     assert stored(house, "a").error == "bad name \ufffd"
 
@@ -213,9 +215,9 @@ def test_known_is_what_was_mirrored_from_under_a_root(house: House) -> None:
     house.fail("file:///srv/bad.pdf", source="file:///srv")
     house.fail("file:///srv/back.md", source="file:///srv")
     with house.database.read() as connection:
-        known = corpus.known(connection, "default", "file:///srv")
-        assert set(corpus.known(connection, "default", "file:///srv/sub")) == {"file:///srv/sub/b.md"}
-        assert set(corpus.known(connection, "default", "file:///srv/a.md")) == {"file:///srv/a.md"}
+        known = documents.known(connection, "default", "file:///srv")
+        assert set(documents.known(connection, "default", "file:///srv/sub")) == {"file:///srv/sub/b.md"}
+        assert set(documents.known(connection, "default", "file:///srv/a.md")) == {"file:///srv/a.md"}
     assert set(known) == {f"file:///srv/{name}" for name in ("a.md", "sub/b.md", "bad.pdf", "back.md")}
     assert known["file:///srv/a.md"] == Known(
         document_id=document_id("default", "file:///srv/a.md"),
@@ -231,7 +233,7 @@ def test_the_last_to_put_a_document_says_where_it_comes_from(house: House) -> No
     house.put(document("file:///srv/a.md", "1"))
     assert outcomes(house, document("file:///srv/a.md", "1", source="file:///srv")) == [("unchanged", 0)]
     with house.database.read() as connection:
-        assert set(corpus.known(connection, "default", "file:///srv")) == {"file:///srv/a.md"}
+        assert set(documents.known(connection, "default", "file:///srv")) == {"file:///srv/a.md"}
 
 
 def test_documents_are_listed_by_uri_in_pages(house: House) -> None:
@@ -239,9 +241,9 @@ def test_documents_are_listed_by_uri_in_pages(house: House) -> None:
     house.delete("c")
     house.fail("e")
     with house.database.read() as connection:
-        first = corpus.list_documents(connection, "default", limit=2)
-        rest = corpus.list_documents(connection, "default", after=first[-1].uri)
-        deleted = corpus.list_documents(connection, "default", state=DocumentState.DELETED)
+        first = documents.list_documents(connection, "default", limit=2)
+        rest = documents.list_documents(connection, "default", after=first[-1].uri)
+        deleted = documents.list_documents(connection, "default", state=DocumentState.DELETED)
     assert ["".join(item.uri for item in page) for page in (first, rest, deleted)] == ["ab", "de", "c"]
 
 

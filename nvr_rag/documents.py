@@ -1,0 +1,133 @@
+"""What is stored of documents, read: one, many, or those that were mirrored from a place. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select
+
+from nvr_rag import collections
+from nvr_rag.db import tables as t
+from nvr_rag.errors import NotFound
+from nvr_rag.storable import storable
+from nvr_rag.types import Document, DocumentState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What a sync needs to decide whether a source document has to be read again."""
+
+    document_id: str
+    sha256: str
+    parser: str
+    state: DocumentState
+
+
+def known(connection: Connection, collection: str, root: str) -> dict[str, Known]:
+    """What was mirrored from under the URI `root`, by URI, deleted documents left out.
+
+    Documents that somebody put by hand have no source, and do not belong to any root.
+    """
+    collection_id = collections.find(connection, collection)
+    folder = root.rstrip("/") + "/"
+    statement = (
+        select(
+            t.Document.uri,
+            t.Document.id,
+            t.Document.state,
+            t.DocumentVersion.sha256,
+            t.DocumentVersion.parser,
+        )
+        .join(t.DocumentVersion, and_(newest_version(), t.DocumentVersion.seq > t.Document.deleted_seq), isouter=True)
+        .where(
+            t.Document.collection_id == collection_id,
+            t.Document.source != "",
+            or_(t.Document.uri == root, func.substr(t.Document.uri, 1, len(folder)) == folder),
+            t.Document.state != DocumentState.DELETED,
+        )
+    )
+    return {
+        row.uri: Known(
+            document_id=row.id, sha256=row.sha256 or "", parser=row.parser or "", state=DocumentState(row.state)
+        )
+        for row in connection.execute(statement)
+    }
+
+
+def get(connection: Connection, collection: str, key: str) -> Document:
+    """One document by its id or its URI, deleted ones too. Raises NotFound."""
+    collection_id = collections.find(connection, collection)
+    statement = _documents(collection_id).where(or_(t.Document.id == storable(key), t.Document.uri == storable(key)))
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")
+    return _document(collection, row)
+
+
+def list_documents(
+    connection: Connection,
+    collection: str,
+    *,
+    state: DocumentState | None = None,
+    after: str = "",
+    limit: int = 100,
+) -> list[Document]:
+    """Documents by URI, from the first URI greater than `after`; deleted ones only when asked for."""
+    collection_id = collections.find(connection, collection)
+    wanted = t.Document.state == state if state else t.Document.state != DocumentState.DELETED
+    statement = _documents(collection_id).where(wanted, t.Document.uri > after).order_by(t.Document.uri).limit(limit)
+    return [_document(collection, row) for row in connection.execute(statement).mappings()]
+
+
+def text_of(connection: Connection, key: str) -> str:
+    """The parsed text of a document's newest version. Raises NotFound."""
+    statement = select(t.DocumentVersion.text).join(t.Document, newest_version()).where(t.Document.id == key)
+    text = connection.scalar(statement)
+    if text is None:
+        raise NotFound(f"the document {key} has no text")
+    return text
+
+
+def newest_version() -> Any:
+    """Joins a document to its newest version: the one of the document's generation."""
+    return and_(t.DocumentVersion.document_id == t.Document.id, t.DocumentVersion.generation == t.Document.generation)
+
+
+def _documents(collection_id: int) -> Select[Any]:
+    v = t.DocumentVersion
+    return (
+        select(
+            *t.Document.__table__.c,
+            v.seq,
+            v.sha256,
+            v.parser,
+            v.media_type,
+            v.title,
+            v.meta,
+            func.length(v.text).label("characters"),
+        )
+        .join(v, newest_version(), isouter=True)
+        .where(t.Document.collection_id == collection_id)
+    )
+
+
+def _document(collection: str, row: RowMapping) -> Document:
+    return Document(
+        id=row["id"],
+        collection=collection,
+        uri=row["uri"],
+        source=row["source"],
+        state=DocumentState(row["state"]),
+        error=row["error"],
+        title=row["title"] or "",
+        media_type=row["media_type"] or "",
+        metadata=row["metadata"] or {},
+        sha256=row["sha256"] or "",
+        parser=row["parser"] or "",
+        generation=row["generation"],
+        seq=max(row["seq"] or 0, row["deleted_seq"]),
+        characters=row["characters"] or 0,
+        updated_at=row["updated_at"],
+        acl=row["acl"],
+    )
