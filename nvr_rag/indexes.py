@@ -145,15 +145,19 @@ def make(store: Store, info: IndexInfo) -> None:
 
 
 def start_over(database: Database, store: Store, index_id: int, lexical: LexicalEncoder) -> None:
-    """Forget what was applied and drop what the store has: the index is rebuilt from the log, with these settings."""
-    with database.write() as connection:
+    """Drop what the store has and forget what was applied: the index is rebuilt from the log, with these settings.
+
+    In this order: what a crash leaves behind is refused when it is opened, and never taken for the new index.
+    """
+    with database.read() as connection:
         info = get(connection, index_id)
+    store.drop(info.name)
+    with database.write() as connection:
         connection.execute(
             update(t.SearchIndex)
             .where(t.SearchIndex.id == index_id)
             .values(applied_seq=0, purged_seq=0, lexical=dict(lexical.settings))
         )
-    store.drop(info.name)
 
 
 def advance(connection: Connection, index_id: int, *, applied: tuple[int, int]) -> None:

@@ -158,6 +158,21 @@ def test_many_rounds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(house.points()) == 50
 
 
+def test_what_many_rounds_applied_is_purged_whole(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 2)
+    house.put(*[document(f"d{i}", f"old {i}") for i in range(9)])
+    house.catch_up()
+    house.put(*[document(f"d{i}", f"new {i}") for i in range(9)])
+    work = indexing.Work()
+    while indexing.apply_round(house.database, house.index, paragraphs, work=work):
+        pass
+    assert len(house.points()) == 18
+    rounds = 0
+    while indexing.purge_round(house.database, house.index, work=work):
+        rounds += 1
+    assert (rounds, work.deleted, len(house.points())) == (5, 9, 9)
+
+
 def test_catching_up_twice_does_nothing_the_second_time(house: House) -> None:
     house.put(document("a", "one"))
     house.catch_up()

@@ -153,14 +153,18 @@ def test_an_index_that_moves_once_during_a_search(house: House, monkeypatch: pyt
     assert result.deployment.applied_seq == 2
 
 
-def test_an_index_that_never_stands_still(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("purging", [True, False])
+def test_an_index_that_never_stands_still(house: House, monkeypatch: pytest.MonkeyPatch, purging: bool) -> None:
+    """Both the version before and the one after are among the candidates when nothing is purged between."""
     put_version(house, 0)
     house.catch_up()
     numbers = iter(range(1, 100))
 
     def move() -> None:
         put_version(house, next(numbers))
-        house.catch_up()
+        indexing.apply_round(house.database, house.index, paragraphs, work=Work())
+        if purging:
+            house.catch_up()
 
     after_search(house, monkeypatch, move)
     found = seen_version(house, Mode.DENSE)
