@@ -130,14 +130,20 @@ def test_a_deletion_counts_at_once_beside_an_index_that_lags(house: House) -> No
             assert seen_version(house, Mode.DENSE) in (None, number)
 
 
-def after_search(house: House, monkeypatch: pytest.MonkeyPatch, event: Callable[[], Any]) -> None:
-    """Let something happen each time the store has answered, before the log is asked."""
+def during_search(
+    house: House, monkeypatch: pytest.MonkeyPatch, event: Callable[[], Any], *, before: bool = False
+) -> None:
+    """Let something happen each time between the two times that the log is asked: after the store has answered, or
+    before it."""
     points = house.index.points
     real = points.search_dense
 
     def search(*args: Any) -> Any:
+        if before:
+            event()
         answer = real(*args)
-        event()
+        if not before:
+            event()
         return answer
 
     monkeypatch.setattr(points, "search_dense", search)
@@ -147,15 +153,18 @@ def test_an_index_that_moves_once_during_a_search(house: House, monkeypatch: pyt
     put_version(house, 0)
     house.catch_up()
     put_version(house, 1)
-    after_search(house, monkeypatch, house.catch_up)
+    during_search(house, monkeypatch, house.catch_up)
     result = house.workspace.retriever.search(Query(text="word", mode=Mode.DENSE))
     assert sorted(hit.text for hit in result.hits) == sorted(version(1))
     assert result.deployment.applied_seq == 2
 
 
 @pytest.mark.parametrize("purging", [True, False])
-def test_an_index_that_never_stands_still(house: House, monkeypatch: pytest.MonkeyPatch, purging: bool) -> None:
-    """Both the version before and the one after are among the candidates when nothing is purged between."""
+@pytest.mark.parametrize("before", [True, False])
+def test_an_index_that_never_stands_still(
+    house: House, monkeypatch: pytest.MonkeyPatch, purging: bool, before: bool
+) -> None:
+    """When it moves before the store answers and nothing is purged, two versions are among the candidates."""
     put_version(house, 0)
     house.catch_up()
     numbers = iter(range(1, 100))
@@ -166,7 +175,7 @@ def test_an_index_that_never_stands_still(house: House, monkeypatch: pytest.Monk
         if purging:
             house.catch_up()
 
-    after_search(house, monkeypatch, move)
+    during_search(house, monkeypatch, move, before=before)
     found = seen_version(house, Mode.DENSE)
     assert found is not None
     assert next(numbers) < 10  # it does not try for ever
@@ -175,7 +184,7 @@ def test_an_index_that_never_stands_still(house: House, monkeypatch: pytest.Monk
 def test_a_deletion_during_a_search_counts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     put_version(house, 0)
     house.catch_up()
-    after_search(house, monkeypatch, lambda: house.delete("a"))
+    during_search(house, monkeypatch, lambda: house.delete("a"))
     assert seen_version(house, Mode.DENSE) is None
 
 
