@@ -64,8 +64,15 @@ class PlacedChunk:
         }
 
 
-def place(connection: Connection, version: Version, chunking_id: int, drafts: Sequence[ChunkDraft]) -> None:
-    """Store how a chunking cuts a version. Doing it again is fine: the first time counts.
+def place(
+    connection: Connection,
+    version: Version,
+    chunking_id: int,
+    drafts: Sequence[ChunkDraft],
+    *,
+    error: str | None = None,
+) -> None:
+    """Store how a chunking cuts a version, or why it cannot. Doing it again is fine: the first time counts.
 
     Raises NotFound when the version's collection was deleted meanwhile.
     """
@@ -96,7 +103,7 @@ def place(connection: Connection, version: Version, chunking_id: int, drafts: Se
     insert_ignore(connection, t.Chunk, chunks)
     if placements:
         connection.execute(insert(t.Placement), placements)
-    connection.execute(insert(t.Placed).values(version_id=version.id, chunking_id=chunking_id))
+    connection.execute(insert(t.Placed).values(version_id=version.id, chunking_id=chunking_id, error=error))
 
 
 def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -> list[Version]:

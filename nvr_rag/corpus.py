@@ -246,13 +246,21 @@ def _log(connection: Connection, collection_id: int, seq: int, key: str, kind: s
 
 
 def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> None:
-    """A document that failed and now reads as its newest version does is well again; and the last to put a document
-    says where it comes from."""
+    """A document that failed and now reads as its newest version does is well again, unless that version cannot be cut;
+    and the last to put a document says where it comes from."""
     if (row["state"], row["source"]) != (DocumentState.READY, document.source):
+        v = t.DocumentVersion
+        error = connection.scalar(
+            select(t.Placed.error)
+            .join(v, v.id == t.Placed.version_id)
+            .where(v.document_id == row["id"], v.seq == row["seq"], t.Placed.error.is_not(None))
+            .limit(1)
+        )
+        state = DocumentState.FAILED if error else DocumentState.READY
         connection.execute(
             update(t.Document)
             .where(t.Document.id == row["id"])
-            .values(state="ready", error=None, source=document.source, updated_at=t.now())
+            .values(state=state, error=error, source=document.source, updated_at=t.now())
         )
 
 

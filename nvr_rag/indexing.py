@@ -23,6 +23,7 @@ from nvr_rag.db.session import Database
 from nvr_rag.errors import ChunkingMismatch, NotFound
 from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.indexes import LiveIndex
+from nvr_rag.storable import storable
 from nvr_rag.stores.base import Point, StoredPoint, Vector
 from nvr_rag.types import ChunkDraft
 
@@ -162,9 +163,9 @@ def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], c
         try:
             drafts = chunker(parsed, index.encoder)
         except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
-            failure = str(error)
+            failure = storable(str(error))
         with database.write(durable=version is pending[-1]) as connection:
-            chunks.place(connection, version, index.info.chunking_id, drafts)
+            chunks.place(connection, version, index.info.chunking_id, drafts, error=failure)
             if failure:
                 corpus.mark_failed(connection, version.document_id, version.seq, failure)
 

@@ -163,12 +163,16 @@ class Chunk(Base):
 
 
 class Placed(Base):
-    """Says that a version has been cut by a chunking: a version without chunks is not a version not yet cut."""
+    """Says that a version has been cut by a chunking: a version without chunks is not a version not yet cut.
+
+    With `error` it was tried and could not be done, and it has no chunks for that reason.
+    """
 
     __tablename__ = "placed"
 
     version_id: Mapped[int] = mapped_column(ForeignKey("document_version.id", ondelete="CASCADE"), primary_key=True)
     chunking_id: Mapped[int] = mapped_column(ForeignKey("chunking.id", ondelete="CASCADE"), primary_key=True)
+    error: Mapped[str | None]
 
 
 class Placement(Base):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from nvr_rag import collections, documents, indexing
+from nvr_rag.corpus import Outcome
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch, NotFound, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
@@ -210,6 +211,7 @@ def test_a_document_that_cannot_be_cut_fails_alone(house: House) -> None:
     house.put(document("a", "one"), document("b", "uncuttable"), document("c", "two"))
     indexing.catch_up(house.database, house.index, picky)
     assert sorted(house.texts("one")) == ["one", "two"]
+    assert [put.outcome for put in house.put(document("b", "uncuttable"))] == [Outcome.UNCHANGED]
     with house.database.read() as connection:
         failed = documents.get(connection, "default", "b")
     assert (failed.state, failed.error) == (
@@ -217,6 +219,10 @@ def test_a_document_that_cannot_be_cut_fails_alone(house: House) -> None:
         "its heading alone is longer than the encoder reads",
     )
     assert house.row.applied_seq == 3
+    house.put(document("b", "better"))
+    assert house.catch_up().encoded == 1
+    with house.database.read() as connection:
+        assert documents.get(connection, "default", "b").state == DocumentState.READY
 
 
 @pytest.mark.parametrize("moment", ["cut", "encode", "upsert", "flush", "delete"])

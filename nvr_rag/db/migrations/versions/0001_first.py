@@ -239,6 +239,7 @@ def upgrade() -> None:
         "placed",
         sa.Column("version_id", sa.Integer(), nullable=False),
         sa.Column("chunking_id", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(
             ["chunking_id"], ["chunking.id"], name=op.f("fk_placed_chunking_id"), ondelete="CASCADE"
         ),
