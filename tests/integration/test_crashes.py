@@ -22,7 +22,6 @@ from nvr_rag import indexing, workspace
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
-from nvr_rag.types import Mode
 from tests.support import House, document
 
 T = TypeVar("T")
@@ -175,20 +174,19 @@ class MortalStore(FaultyStore):
         return answer
 
 
-def shown(house: House, mode: Mode) -> dict[str, Texts]:
+def shown(house: House) -> dict[str, Texts]:
     """Every document that a search for everything shows, its chunks in the order of the text."""
     found: dict[str, list[tuple[int, str]]] = {}
-    for hit in house.hits("word", k=100, mode=mode):
+    for hit in house.hits("word", k=100):
         found.setdefault(hit.uri, []).append((hit.start, hit.text))
     return {uri: tuple(text for _, text in sorted(hits)) for uri, hits in found.items()}
 
 
 def check_right_after(house: House, phase: Phase) -> None:
-    for mode in (Mode.DENSE, Mode.LEXICAL):
-        seen = shown(house, mode)
-        assert set(seen) <= set(phase.shows)
-        for uri, allowed in phase.shows.items():
-            assert seen.get(uri, GONE) in allowed, (mode, uri)
+    seen = shown(house)
+    assert set(seen) <= set(phase.shows)
+    for uri, allowed in phase.shows.items():
+        assert seen.get(uri, GONE) in allowed, uri
 
 
 def expected_points(documents: Mapping[str, Texts]) -> set[str]:
@@ -203,7 +201,7 @@ def check_caught_up(house: House, phase: Phase) -> None:
     house.catch_up()
     row = house.row
     assert row.applied_seq == row.purged_seq
-    assert shown(house, Mode.HYBRID) == phase.after
+    assert shown(house) == phase.after
     found = house.verify()
     assert (found.clean, found.checked) == (True, len(expected_points(phase.after)))
     assert house.points() == expected_points(phase.after)

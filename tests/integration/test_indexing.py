@@ -181,12 +181,12 @@ def test_catching_up_twice_does_nothing_the_second_time(house: House) -> None:
 
 
 def test_stopping_loses_nothing(house: House) -> None:
-    house.put(*[document(f"d{i}", f"text {i}") for i in range(600)])
+    house.put(*[document(f"d{i}", f"text {i}") for i in range(300)])
     stop = threading.Event()
     work = indexing.catch_up(house.database, house.index, paragraphs, report=lambda progress: stop.set(), stop=stop)
-    assert 0 < work.encoded < 600
+    assert 0 < work.encoded < 300
     house.catch_up()
-    assert len(house.points()) == 600
+    assert len(house.points()) == 300
     assert house.verify().clean
 
 

@@ -92,7 +92,7 @@ def test_a_search_beside_hundreds_of_updates_shows_one_version_whole(
     house: House, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)  # a version is written in two steps
-    updates = 100
+    updates = 60
     put_version(house, 0)
     house.catch_up()
 
