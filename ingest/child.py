@@ -92,8 +92,11 @@ def _answer(request: Mapping[str, Any], body: bytes, limits: ParseLimits) -> dic
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had. On Linux not getrusage: its figure survives exec, so that a small child
-    of a process with a model in memory would look as fat as its parent."""
+    """The most memory that this process has had.
+
+    On Linux not from getrusage: its figure survives exec, so that a small child of a process with a model in memory
+    would look as fat as its parent.
+    """
     try:
         with open("/proc/self/status", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
