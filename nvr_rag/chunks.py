@@ -164,26 +164,17 @@ def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Ite
 
 
 def all_chunks(connection: Connection, collection_id: int, chunking_id: int, seq: int) -> Iterator[PlacedChunk]:
-    """Every chunk that an index at `seq` should hold, in ascending order of chunk id, in bounded memory."""
+    """Every chunk that an index at `seq` should hold, in ascending order of chunk id, in bounded memory: the rows are
+    streamed, and what the database has to sort it sorts on disk."""
     p, v = t.Placement, t.DocumentVersion
-    after = ""
-    while True:
-        rows = connection.execute(
-            _placed_chunks()
-            .where(
-                t.Document.collection_id == collection_id,
-                p.chunking_id == chunking_id,
-                p.chunk_id > after,
-                v.seq <= seq,
-                _shown(seq),
-            )
-            .order_by(p.chunk_id)
-            .limit(_PAGE)
-        ).all()
-        yield from (_placed_chunk(row) for row in rows)
-        if len(rows) < _PAGE:
-            return
-        after = rows[-1].chunk_id
+    statement = (
+        _placed_chunks()
+        .where(t.Document.collection_id == collection_id, p.chunking_id == chunking_id, v.seq <= seq, _shown(seq))
+        .order_by(p.chunk_id)
+    )
+    with connection.execute(statement, execution_options={"yield_per": _PAGE}) as rows:
+        for row in rows:
+            yield _placed_chunk(row)
 
 
 def stale_chunks(
