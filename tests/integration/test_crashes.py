@@ -236,24 +236,24 @@ def starts(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     return starts
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("power_cut", [False, True], ids=["killed after", "power cut before"])
 @pytest.mark.parametrize("name", PHASES)
-def test_a_crash_at_any_step_costs_nothing(starts: dict[str, Saved], tmp_path: Path, name: str, after: bool) -> None:
+def test_a_crash_at_any_step_costs_nothing(
+    starts: dict[str, Saved], tmp_path: Path, name: str, power_cut: bool
+) -> None:
+    """After one step is before the next: killed after each and cut off before each, both are tried on both sides."""
     phase = PHASES[name]
     steps = Process(starts[name].copy(tmp_path / "dry")).steps
     assert {"open", "get", "upsert", "flush", "commit"} <= set(steps)
     assert name == "first ingest" or {"delete", "set_payload"} & set(steps)
-    # After a step is before the next one: a power cut is tried before each, a kill on both sides.
     for number in range(1, len(steps) + 1):
-        killed = starts[name].copy(tmp_path / f"killed {number}")
-        Process(killed, number, after=after)
-        cut = killed.copy(tmp_path / f"power cut {number}")
-        for saved, power_cut in ((killed, False), (cut, True))[: 1 if after else 2]:
-            saved.store.kill(power_cut=power_cut)
-            house = House(saved.home, store=saved.store)
-            check_right_after(house, phase)
-            check_caught_up(house, phase)
-            saved.store.kill(power_cut=True)
-            index = saved.store.open(house.row.name)
-            assert {point.id for point in index.scan()} == expected_points(phase.after)
-            house.close()
+        saved = starts[name].copy(tmp_path / str(number))
+        Process(saved, number, after=not power_cut)
+        saved.store.kill(power_cut=power_cut)
+        house = House(saved.home, store=saved.store)
+        check_right_after(house, phase)
+        check_caught_up(house, phase)
+        saved.store.kill(power_cut=True)
+        index = saved.store.open(house.row.name)
+        assert {point.id for point in index.scan()} == expected_points(phase.after)
+        house.close()

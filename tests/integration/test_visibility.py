@@ -376,5 +376,5 @@ def test_random_lives(furnished_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
     monkeypatch.setattr("nvr_rag.workspace.migrate", lambda database: None)
     monkeypatch.setattr(Life, "home", furnished_home, raising=False)
-    few = settings(max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Life, settings=few)
