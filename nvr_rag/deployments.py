@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from nvr_rag import collections
 from nvr_rag.db import tables as t
 from nvr_rag.errors import NotFound
 from nvr_rag.fusion import FusionSettings
@@ -56,6 +57,7 @@ def serving(connection: Connection, collection: str) -> Deployment:
         .where(t.Collection.name == collection, d.state == "serving")
     ).first()
     if row is None:
+        collections.find(connection, collection)
         raise NotFound(f"nothing serves the collection {collection!r}")
     return _deployment(row)
 

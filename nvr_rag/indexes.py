@@ -21,6 +21,8 @@ from nvr_rag.ids import new_id
 from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
 
+_GONE = "the index is gone: its collection was deleted or another index has replaced it"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexInfo:
@@ -83,8 +85,16 @@ def get(connection: Connection, index_id: int) -> IndexInfo:
     """The row as it is now. Raises NotFound."""
     row = connection.execute(_infos().where(t.SearchIndex.id == index_id)).first()
     if row is None:
-        raise NotFound("the index is gone: its collection was deleted or another index has replaced it")
+        raise NotFound(_GONE)
     return IndexInfo(**row._mapping)
+
+
+def applied_seq(connection: Connection, index_id: int) -> int:
+    """How far the index has followed the log. Raises NotFound."""
+    found = connection.scalar(select(t.SearchIndex.applied_seq).where(t.SearchIndex.id == index_id))
+    if found is None:
+        raise NotFound(_GONE)
+    return found
 
 
 def all_infos(connection: Connection, collection_id: int | None = None) -> list[IndexInfo]:

@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 
 from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import PlacedChunk
-from nvr_rag.collections import find
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import InvalidInput
@@ -68,9 +67,8 @@ class Retriever:
         check_query(query)
         where = parse_filter(query.filter)
         with self._database.read() as connection:
-            find(connection, query.collection)
             deployment = deployments.serving(connection, query.collection)
-            since = indexes.get(connection, deployment.index_id).applied_seq
+            since = indexes.applied_seq(connection, deployment.index_id)
         index = self._open_index(deployment.index_id)
         mode = query.mode or deployment.mode
         started = time.perf_counter()
@@ -94,7 +92,8 @@ class Retriever:
 
         An index that stood still while it was asked gives the exact answer, so one that moved is asked again.
         """
-        depth = max(deployment.fusion.depth, 2 * query.k)
+        fused = asked.dense is not None and asked.lexical is not None
+        depth = max(deployment.fusion.depth if fused else 0, 2 * query.k + _SLACK)
         seconds = {"search": 0.0, "hydrate": 0.0}
         moves = 0
         while True:
@@ -102,7 +101,7 @@ class Retriever:
             candidates = _search(index, deployment, asked, depth)
             searched = time.perf_counter()
             with self._database.read() as connection:
-                until = indexes.get(connection, index.info.id).applied_seq
+                until = indexes.applied_seq(connection, index.info.id)
                 moved = until != since and moves < _MOVES
                 shown = [] if moved else _visible(connection, index, candidates, query.k, (since, until), asked.where)
             seconds["search"] += searched - started
