@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, insert, select
 from sqlalchemy.orm import aliased
 
 from nvr_rag.db import tables as t
@@ -206,15 +207,8 @@ def visible(
     When since < until a chunk may come back in several versions of its document; the caller chooses one version a
     document. Chunks that nobody may see are left out; the order is not defined.
     """
-    v = t.DocumentVersion
-    statement = _placed_chunks().where(
-        t.Placement.chunk_id.in_(chunk_ids),
-        t.Placement.chunking_id == chunking_id,
-        v.seq <= until,
-        _shown(since),
-        t.Document.acl.is_(None),  # closed: nobody can yet prove to be one of a document's principals
-    )
-    return [_placed_chunk(row) for row in connection.execute(statement)]
+    values = {"chunk_ids": chunk_ids, "chunking_id": chunking_id, "since": since, "until": until}
+    return [_placed_chunk(row) for row in connection.execute(_visible(), values)]
 
 
 def same_text(
@@ -253,7 +247,19 @@ def _gone(what: str) -> NotFound:
     return NotFound(f"the document {what} was deleted with its collection")
 
 
-def _shown(seq: int) -> ColumnElement[bool]:
+@cache
+def _visible() -> Any:
+    """The statement of `visible`, made once: making it takes longer than running it, and every search does."""
+    return _placed_chunks().where(
+        t.Placement.chunk_id.in_(bindparam("chunk_ids", expanding=True)),
+        t.Placement.chunking_id == bindparam("chunking_id"),
+        t.DocumentVersion.seq <= bindparam("until"),
+        _shown(bindparam("since")),
+        t.Document.acl.is_(None),  # closed: nobody can yet prove to be one of a document's principals
+    )
+
+
+def _shown(seq: int | BindParameter[int]) -> ColumnElement[bool]:
     """The version is not superseded by one with a number up to `seq`, and not deleted."""
     v = t.DocumentVersion
     newer = aliased(t.DocumentVersion)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
@@ -50,16 +51,22 @@ def serve(connection: Connection, collection_id: int, index_id: int, mode: Mode,
 
 def serving(connection: Connection, collection: str) -> Deployment:
     """The deployment that answers for a collection. Raises NotFound for an unknown collection or one without any."""
-    d = t.Deployment
-    row = connection.execute(
-        select(d.id, d.collection_id, d.index_id, d.mode, d.fusion, d.state, d.created_at)
-        .join(t.Collection, t.Collection.id == d.collection_id)
-        .where(t.Collection.name == collection, d.state == "serving")
-    ).first()
+    row = connection.execute(_serving(), {"collection": collection}).first()
     if row is None:
         collections.find(connection, collection)
         raise NotFound(f"nothing serves the collection {collection!r}")
     return _deployment(row)
+
+
+@cache
+def _serving() -> Any:
+    """The statement of `serving`, made once: every search asks it."""
+    d = t.Deployment
+    return (
+        select(d.id, d.collection_id, d.index_id, d.mode, d.fusion, d.state, d.created_at)
+        .join(t.Collection, t.Collection.id == d.collection_id)
+        .where(t.Collection.name == bindparam("collection"), d.state == "serving")
+    )
 
 
 def all_serving(connection: Connection) -> dict[str, Deployment]:
