@@ -1,7 +1,11 @@
 """Indexes as Qdrant Edge shards, in this process: a folder an index, one owner at a time.
 
     <root>/<name>/index.json    StoreConfig
-    <root>/<name>/shard/        the shard; its write-ahead log holds the lock of the owner
+    <root>/<name>/owner.lock    locked by the kernel for the owner, for as long as it lives
+    <root>/<name>/shard/        the shard
+
+The shard has a lock of its own, but loading takes it last: by then the files of the owner have been touched, whose next
+flush fails ("tracker_journal.dat is shorter than expected"). So ours is taken first.
 
 A folder gets its real name only when it is complete and synced, and loses it before it is deleted, so a crash leaves
 nothing half-made behind that name; leftovers (".new-*", ".drop-*") are swept away later. Search is exact.
@@ -12,12 +16,13 @@ interpreter lock, so writes go in small batches.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +38,7 @@ from nvr_rag.stores.conditions import Words, compile_filter
 from nvr_rag.stores.points import DENSE, HASHES, LEXICAL, batches, check, check_name, is_id, is_name, with_ties
 
 BATCH = 128  # points a write: about 10 ms during which no other thread runs
-_CONFIG_FILE, _SHARD_FOLDER = "index.json", "shard"
+_CONFIG_FILE, _LOCK_FILE, _SHARD_FOLDER = "index.json", "owner.lock", "shard"
 _STALE_SECONDS = 3600.0  # a creation takes a tenth of a second
 
 # MatchValue reads Python's True as the integer 1; NumPy's it takes for what it is.
@@ -81,21 +86,25 @@ class EdgeStore:
             raise StoreError(f"{folder / _CONFIG_FILE} cannot be read: {error}") from error
         except (ValueError, TypeError) as error:
             raise IndexMissing(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
-        return EdgeIndex(name, folder, config, _load(name, folder))
+        lock = _own(name, folder)
+        try:
+            return EdgeIndex(name, folder, config, _load(name, folder), lock)
+        except BaseException:
+            os.close(lock)
+            raise
 
     def drop(self, name: str) -> None:
         folder = self._folder(name)
         if not folder.exists():
             return
-        shard = None
-        with suppress(IndexMissing):  # damaged: nobody can have it open
-            shard = _load(name, folder)  # holding it keeps others out until the name is gone
-        with _translated(name):
-            os.rename(folder, self._root / f".drop-{name}-{uuid4().hex}")
-            _sync_folder(self._root)
-            if shard is not None:
-                shard.close()
-            self._sweep()
+        lock = _own(name, folder)  # keeps others out until the name is gone
+        try:
+            with _translated(name):
+                os.rename(folder, self._root / f".drop-{name}-{uuid4().hex}")
+                _sync_folder(self._root)
+                self._sweep()
+        finally:
+            os.close(lock)
 
     def names(self) -> list[str]:
         if not self._root.exists():
@@ -127,11 +136,12 @@ class EdgeStore:
 class EdgeIndex:
     """OpenIndex over one shard. Threads may share it; a call that is overtaken by `close` raises StoreError."""
 
-    def __init__(self, name: str, folder: Path, config: StoreConfig, shard: edge.EdgeShard) -> None:
+    def __init__(self, name: str, folder: Path, config: StoreConfig, shard: edge.EdgeShard, lock: int) -> None:
         self._name = name
         self._folder = folder
         self._config = config
         self._shard: edge.EdgeShard | None = shard
+        self._lock = lock  # descriptor
 
     @property
     def config(self) -> StoreConfig:
@@ -213,8 +223,11 @@ class EdgeIndex:
     def close(self) -> None:
         shard, self._shard = self._shard, None
         if shard is not None:
-            with _translated(self._name):
-                shard.close()
+            try:
+                with _translated(self._name):
+                    shard.close()
+            finally:
+                os.close(self._lock)
 
     @contextmanager
     def _open(self) -> Iterator[edge.EdgeShard]:
@@ -227,6 +240,22 @@ class EdgeIndex:
 
 _REMEDY = "`nvr-rag verify --repair` rebuilds it from the corpus log"
 _TRANSIENT = ("No space left", "Too many open files", "Permission denied", "Cannot allocate memory")
+
+
+def _own(name: str, folder: Path) -> int:
+    """Take the lock of an index; a descriptor to be closed. Raises StoreBusy, IndexMissing when the folder has gone."""
+    try:
+        descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise IndexMissing(f"there is no index {name!r} in {folder.parent}; {_REMEDY}") from error
+    except OSError as error:
+        raise StoreError(f"index {name!r} cannot be opened: {error}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreBusy(f"index {name!r} is open in another process (or twice in this one)") from error
+    return descriptor
 
 
 def _load(name: str, folder: Path) -> edge.EdgeShard:

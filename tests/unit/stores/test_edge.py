@@ -211,3 +211,33 @@ def test_values_that_the_library_cannot_take_are_store_errors(store: EdgeStore) 
         index.upsert([point(1, payload={"title": "half a pair: \ud800"})])
     assert index.count() == 0
     index.close()
+
+
+def test_a_visitor_that_is_turned_away_has_touched_nothing(tmp_path: Path) -> None:
+    """Loading a shard breaks the next flush of its owner, so a visitor must not get as far as loading."""
+    store = EdgeStore(tmp_path)
+    store.create("main", CONFIG)
+    owner = store.open("main")
+    visitor = """
+import sys
+from pathlib import Path
+from nvr_rag.errors import StoreBusy
+from nvr_rag.stores.edge import EdgeStore
+try:
+    EdgeStore(Path(sys.argv[1])).open("main")
+except StoreBusy:
+    print("busy")
+"""
+    for number in range(1, 4):
+        owner.upsert([point(number, (float(number),), terms(t1=1.0, t2=1.0))])
+        owner.flush()
+        turned_away = subprocess.run([sys.executable, "-c", visitor, str(tmp_path)], capture_output=True, text=True)
+        assert turned_away.stdout == "busy\n", turned_away.stderr
+        with pytest.raises(StoreBusy):
+            store.open("main")
+    owner.upsert([point(9, (9.0,), terms(t3=1.0))])
+    owner.flush()
+    owner.close()
+    again = store.open("main")
+    assert again.count() == 4
+    again.close()
