@@ -20,6 +20,7 @@ from nvr_rag.indexing import Progress, Work
 from nvr_rag.workspace import Workspace
 
 JOB_KINDS = ("verify",)
+STALLED_SECONDS = 900.0  # after which one stops waiting for another process
 TAKE_OVER_SECONDS = 1.0  # between two tries to own an index that another process has
 
 
@@ -127,15 +128,23 @@ def settle(
     """Bring a collection's indexes up with its log until `finished` is set and nothing lags, or `stop` is set.
 
     An index that another process owns is watched, and taken over when that process lets go of it. Returns what was done
-    here. Raises the first error that waiting does not mend.
+    here. Raises the first error that waiting does not mend, StoreBusy when the other process is stuck.
     """
     work, owner_checked = Work(), 0.0
+    moved, stand = time.monotonic(), 0
     while not stop.is_set():
         done = finished.is_set()  # read before the lags: what is committed later is seen in the next round
         behind = [lag for lag in lags(workspace, collection_id) if not lag.caught_up]
         if done and not behind:
             break
         busy = False
+        if not behind or stand != (stand := sum(lag.index.applied_seq + lag.head_seq for lag in behind)):
+            moved = time.monotonic()
+        elif time.monotonic() - moved > STALLED_SECONDS:
+            raise StoreBusy(
+                "the documents are stored, but the process that owns the index has not indexed any of them for "
+                f"{STALLED_SECONDS / 60:.0f} minutes; see what is wrong with it (GET /readyz), or stop it and try again"
+            )
         for lag in behind:
             if time.monotonic() - owner_checked < TAKE_OVER_SECONDS:
                 busy = True

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,7 @@ def _first_answer(clone: Path, home: Path) -> tuple[float, float]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # make does not pass a signal on to what it runs
     )
     try:
         assert process.stdout is not None
@@ -70,7 +72,7 @@ def _first_answer(clone: Path, home: Path) -> tuple[float, float]:
                 time.sleep(0.1)
         return answering, time.perf_counter() - started
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
 
 

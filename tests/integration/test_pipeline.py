@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from ingest import indexer
 from ingest.indexer import Indexer, lags
 from ingest.pipeline import IngestReport, Watcher, ingest
 from nvr_rag import documents, indexing, jobs
-from nvr_rag.errors import Conflict, InvalidInput
+from nvr_rag.errors import Conflict, InvalidInput, StoreBusy
 from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import HashEncoder
@@ -235,11 +236,11 @@ def test_a_run_beside_the_owner_is_indexed_by_the_owner(site: Site) -> None:
     with site.open() as owner, site.open() as visitor:
         owner.index(1)  # the server has the shard
         done = threading.Event()
-        indexer = Indexer(owner)
+        own = Indexer(owner)
 
         def work() -> None:
             while not done.is_set():
-                if not indexer.step():
+                if not own.step():
                     time.sleep(0.01)
 
         thread = threading.Thread(target=work)
@@ -328,3 +329,17 @@ def test_what_a_round_writes_is_counted(site: Site) -> None:
         ingest(workspace, [site.root], watcher=Watcher(documents=seen.append, index=progress.append))
     assert seen[-1] == 1
     assert progress[-1].applied_seq == progress[-1].head_seq == 1
+
+
+def test_nobody_waits_for_ever_for_an_owner_that_is_stuck(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "STALLED_SECONDS", 1.0)
+    site.write("a.md", "Words of the first document.")
+    site.ingest()
+    site.write("b.md", "Words of the second document.")
+    with site.open() as owner:
+        owner.index(1)  # and never indexes
+        with site.open() as visitor, pytest.raises(StoreBusy, match="are stored"):
+            ingest(visitor, [site.root])
+    assert len(site.texts("words")) == 1
+    site.ingest()
+    assert len(site.texts("words")) == 2
