@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,14 +46,13 @@ def ingest_command(
 
     with common.open_workspace() as workspace, _watched() as watcher:
         report = ingest(workspace, paths, collection=collection, allow_empty=allow_empty, watcher=watcher)
-    if as_json:
-        output.emit({"collection": collection, **as_document(report)})
-    else:
-        _show(report)
+    _tell(report, collection, as_json=as_json)
     return _judge(report, paths)
 
 
-def up_command(paths: Paths, collection: InCollection = "default", allow_empty: AllowEmpty = False) -> int:
+def up_command(
+    paths: Paths, collection: InCollection = "default", allow_empty: AllowEmpty = False, as_json: AsJson = False
+) -> int:
     """Ingest folders and files and serve them: searches are answered from the start, and know more every second.
 
     Where a server runs on the data folder already, the documents are ingested into that one.
@@ -64,11 +63,11 @@ def up_command(paths: Paths, collection: InCollection = "default", allow_empty: 
         servers = processes.alive(workspace.database, "serve")
     if servers:
         output.note(f"A server runs on this data folder already: {servers[0].url}")
-        return ingest_command(paths, collection, allow_empty)
-    return _serve_and_ingest(paths, collection, allow_empty=allow_empty)
+        return ingest_command(paths, collection, allow_empty, as_json)
+    return _serve_and_ingest(paths, collection, allow_empty=allow_empty, as_json=as_json)
 
 
-def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bool) -> int:
+def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bool, as_json: bool) -> int:
     """One process, one workspace: the server in the main thread, which hears signals, reading beside it."""
     from ingest.pipeline import check_paths, ingest
     from nvr_rag.api.server import listen, serve
@@ -87,7 +86,8 @@ def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bo
         except NvrError as error:
             output.note(f"Error: {error}")
         else:
-            _show(report)
+            _tell(report, collection, as_json=as_json)
+            output.flush()
             codes.append(_judge(report, paths))
 
     with ExitStack() as open_things:
@@ -126,9 +126,11 @@ def _watched() -> Iterator[Watcher]:
         yield Watcher(documents=lambda seen: bars.update(reading, completed=seen), index=index)
 
 
-def as_document(report: IngestReport) -> dict[str, Any]:
-    """The report as JSON values."""
-    return {**asdict(report), "seen": report.seen}
+def _tell(report: IngestReport, collection: str, *, as_json: bool) -> None:
+    if as_json:
+        output.emit({"collection": collection, **asdict(report), "seen": report.seen})
+    else:
+        _show(report)
 
 
 def _show(report: IngestReport) -> None:

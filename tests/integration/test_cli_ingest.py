@@ -113,3 +113,4 @@ def test_up_beside_a_server_ingests_into_it(run: CommandLine, docs: Path) -> Non
     assert "A server runs on this data folder already: http://127.0.0.1:1" in result.stderr
     assert len(run.json("documents", "list")["documents"]) == 2
     assert isinstance(run.store, MemoryStore)
+    assert run.json("up", str(docs))["unchanged"] == 2
