@@ -85,6 +85,9 @@ def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bo
                 )
         except NvrError as error:
             output.note(f"Error: {error}")
+            if as_json:
+                output.emit({"error": {"type": type(error).__name__, "message": str(error)}})
+                output.flush()
         else:
             _tell(report, collection, as_json=as_json)
             output.flush()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ingest.formats import ENCRYPTED, PDF, PLAIN, SHEETS, Format, Reader, format_of
+from ingest.formats import ENCRYPTED, PDF, SHEETS, Format, Reader, format_of
 from ingest.texts import (
     clean,
     decode,
@@ -71,22 +71,6 @@ def parse_bytes(
     if len(parsed.text) > limits.characters:
         raise ParseFailed(f"has more than {limits.characters:,} characters of text; split it")
     return parsed
-
-
-def parse_text(
-    text: str, *, media_type: str = PLAIN.media_type, title: str = "", metadata: Mapping[str, Any] | None = None
-) -> ParsedText:
-    """Ready text as a document: clean, front matter of Markdown taken off, `title` and `metadata` going before it.
-
-    Raises ParseFailed when nothing is left.
-    """
-    kind = format_of(b"", name="", media_type=media_type)
-    plain = clean(text)
-    parsed = _markdown(plain) if kind.reader is Reader.MARKDOWN else _verbatim(plain, kind)
-    if not parsed.text.strip():
-        raise ParseFailed("is empty")
-    merged = {**parsed.metadata, **(metadata or {})}
-    return replace(parsed, media_type=media_type, title=proper_title(title) or parsed.title, metadata=merged)
 
 
 def check_size(size: int, limits: ParseLimits) -> None:

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes, parse_text
+from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes
 from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import TextFormat
@@ -285,15 +285,6 @@ class TestRefusals:
         assert failure(b"x" * 1001, "a.txt", limits=limits) == "has more than 1,000 characters of text; split it"
         assert failure(b"a,b\n" * 900, "a.csv", limits=limits).startswith("has more than")
         assert DEFAULT_LIMITS.input_bytes == 100 * 2**20
-
-
-def test_ready_text() -> None:
-    parsed = parse_text("# Head\r\ntext", media_type="text/markdown", title="Mine", metadata={"a": 1})
-    assert (parsed.text, parsed.title, parsed.metadata) == ("# Head\ntext", "Mine", {"a": 1})
-    plain = parse_text("# no markup")
-    assert (plain.format, plain.title, plain.media_type) == (TextFormat.PLAIN, "", "text/plain")
-    with pytest.raises(ParseFailed, match="is empty"):
-        parse_text(" \n")
 
 
 def test_the_parser_has_a_name_and_a_version() -> None:
