@@ -205,6 +205,8 @@ class EncoderVersion(Base):
     tokenizer: Mapped[str] = mapped_column(String(64))
     parent: Mapped[str | None] = mapped_column(String(64), ForeignKey("encoder_version.fingerprint"))
     created_at: Mapped[datetime] = mapped_column(default=now)
+    training: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # run, recipe, data hashes
+    removed_at: Mapped[datetime | None]  # its files are gone; the row stays for what still names it
 
 
 class SearchIndex(Base):
@@ -212,7 +214,8 @@ class SearchIndex(Base):
 
     live     an indexer keeps it up with the log; everything up to `applied_seq` is in it, durably, and everything that
              went stale up to `purged_seq` is out of it
-    retired  nobody uses it; its owner drops the physical index, then this row goes
+    retired  nobody uses it; its owner drops the physical index, then this row goes, or, where an old deployment still
+             names it, says when that was (`dropped_at`)
 
     live > retired > (gone)
     """
@@ -235,14 +238,21 @@ class SearchIndex(Base):
     purged_seq: Mapped[int] = mapped_column(default=0)
     state: Mapped[str] = mapped_column(String(16), default="live")
     created_at: Mapped[datetime] = mapped_column(default=now)
+    dropped_at: Mapped[datetime | None]
 
 
 class Deployment(Base):
     """How a collection answers.
 
-    candidate > prepared > serving > previous > retired;  candidate > rejected;  previous > serving (rollback)
+    candidate  made beside the serving one; its index catches up with the log
+    prepared   every API process is asked to load it, and says in its row when it has
+    serving    answers; at most one in a collection
+    previous   has served and is kept ready, by its index and in every API process; going back is one step
+    retired    has served, and nothing keeps it ready any more
+    rejected   never served, and will not
 
-    At most one serves a collection.
+    candidate > prepared > serving > previous > retired;  candidate | prepared > rejected;  prepared > candidate (not
+    every process could load it);  previous > serving (rollback)
     """
 
     __tablename__ = "deployment"
@@ -258,6 +268,7 @@ class Deployment(Base):
             sqlite_where=text("state = 'serving'"),
             postgresql_where=text("state = 'serving'"),
         ),
+        Index("uq_deployment_run", "run", unique=True),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -266,6 +277,21 @@ class Deployment(Base):
     mode: Mapped[str] = mapped_column(String(16))
     fusion: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    stopped_at: Mapped[datetime | None]  # when it last stopped serving
+    run: Mapped[str | None] = mapped_column(String(36))  # the lap that made it, at most one each
+
+
+class Evaluation(Base):
+    """What an encoder version or a deployment was measured at."""
+
+    __tablename__ = "evaluation"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    encoder: Mapped[str] = mapped_column(String(64), ForeignKey("encoder_version.fingerprint"), index=True)
+    deployment_id: Mapped[int | None]
+    data: Mapped[dict[str, Any]]  # what was asked: name, number of queries, hash
+    measures: Mapped[dict[str, Any]]  # name -> mean over the queries
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -309,6 +335,27 @@ class FeedbackRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class JudgmentRow(Base):
+    """An imported judgment: what somebody outside says about how well a document, or one chunk of it, answers a query.
+    Judgments from feedback are not copied here: they are read from the feedback itself."""
+
+    __tablename__ = "judgment"
+    __table_args__ = (
+        CheckConstraint("grade >= 0", name="grade"),
+        UniqueConstraint("collection_id", "origin", "query_key", "document_id", "chunk_id", name="uq_judgment"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"))
+    origin: Mapped[str]  # the name that the import was given
+    query_key: Mapped[str] = mapped_column(String(64))  # sha256 of the normalised query
+    query: Mapped[str]
+    document_id: Mapped[str] = mapped_column(String(36), ForeignKey("document.id", ondelete="CASCADE"), index=True)
+    chunk_id: Mapped[str] = mapped_column(String(36), default="")  # "" = the document as a whole
+    grade: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Job(Base):
     """Work that the owner of the indexes does for another process.
 
@@ -346,3 +393,5 @@ class Process(Base):
     host: Mapped[str]
     url: Mapped[str | None]
     heartbeat_at: Mapped[datetime] = mapped_column(default=now)
+    # deployment id -> null once it answers from it at once, or why it cannot
+    prepared: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
