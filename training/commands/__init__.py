@@ -1,0 +1,1 @@
+"""The commands of the feedback loop on the command line `nvr-rag`."""
