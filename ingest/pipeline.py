@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ingest.indexer import settle
+from ingest.chunking import chunk
 from ingest.parsing import PARSER, ParseLimits
 from ingest.sandbox import Sandbox
 from ingest.sources import Skipped, SourceFile, TextRecord, path_to_uri, read_jsonl, walk
@@ -29,6 +29,7 @@ from nvr_rag.ids import sha256_text
 from nvr_rag.indexing import Progress, Work
 from nvr_rag.settings import IngestSettings
 from nvr_rag.types import DocumentState, NewDocument, ParsedText, text_format_of
+from nvr_rag.upkeep import Upkeep, settle
 from nvr_rag.workspace import Workspace
 
 READY_TEXT = "text"  # the parser of documents that come as text
@@ -133,9 +134,14 @@ class _Indexing:
     def _settle(self, collection_id: int) -> None:
         run = self._run
         try:
-            run.report.work = settle(
-                run.workspace, collection_id, finished=self._finished, stop=run.stop, report=run.watcher.index
+            upkeep = Upkeep(
+                workspace=run.workspace,
+                collection_id=collection_id,
+                chunker=chunk,
+                stop=run.stop,
+                report=run.watcher.index,
             )
+            run.report.work = settle(upkeep, self._finished)
         except BaseException as error:  # raised again where the run ends
             self._error = error
             run.stop.set()

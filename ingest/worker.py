@@ -42,8 +42,7 @@ class IndexerService:
             return "the indexer is not running"
         if self._error is not None:
             return f"the indexer failed and tries again: {self._error}"
-        problems = list(self._indexer.problems.values()) if self._indexer else []
-        return "; ".join(problems) or None
+        return "; ".join(self._indexer.alarms if self._indexer else ()) or None
 
     def _run(self, indexer: Indexer) -> None:
         while not self._stop.is_set():

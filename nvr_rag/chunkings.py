@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from nvr_rag.encoders.base import Encoder
-from nvr_rag.errors import ChunkingMismatch
+from nvr_rag.errors import ChunkingMismatch, ConfigurationError
 from nvr_rag.ids import sha256_json
 from nvr_rag.types import ChunkDraft, ParsedText
 
+GROUP = "nvr_rag.chunkers"  # of the entry points
 METHOD = "structure-1"  # changes whenever the same settings would cut a text differently
 
 
@@ -42,6 +44,14 @@ class Chunker(Protocol):
     def __call__(self, parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
         """Chunks in the order of the text; none for a text without words. For each of them
         `encoder.count_tokens([encoder.spec.render(...)])` is at most `encoder.spec.max_tokens`."""
+
+
+def installed_chunker() -> Chunker:
+    """The chunker that an installed package offers: building an index may have to cut documents that were never cut."""
+    for entry in entry_points(group=GROUP, name="default"):
+        chunker: Chunker = entry.load()
+        return chunker
+    raise ConfigurationError(f"no installed package offers a chunker (entry point {GROUP}); install nvr-rag again")
 
 
 def settings_for(encoder: Encoder) -> ChunkingSettings:

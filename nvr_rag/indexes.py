@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select, update
 
 from nvr_rag.chunkings import ChunkingSettings, check_fits
 from nvr_rag.db import tables as t
@@ -40,6 +41,7 @@ class IndexInfo:
     applied_seq: int
     purged_seq: int
     state: str  # see the table search_index
+    created_at: datetime
 
 
 @dataclass(kw_only=True, slots=True)
@@ -197,14 +199,22 @@ def set_purged(connection: Connection, index_id: int, seq: int) -> None:
     )
 
 
+def retired(connection: Connection) -> list[IndexInfo]:
+    """Indexes that nobody uses and that are still in the store."""
+    statement = _infos().where(t.SearchIndex.state == "retired", t.SearchIndex.dropped_at.is_(None))
+    return [IndexInfo(**row._mapping) for row in connection.execute(statement.order_by(t.SearchIndex.id))]
+
+
 def drop_retired(database: Database, store: Store, index_id: int) -> None:
-    """Drop a retired index and its row. Raises StoreBusy while somebody has it open."""
+    """Drop a retired index, and its row unless an old deployment names it. Raises StoreBusy while it is open."""
     with database.read() as connection:
         info = get(connection, index_id)
     if info.state == "retired":
         store.drop(info.name)
         with database.write() as connection:
-            connection.execute(delete(t.SearchIndex).where(t.SearchIndex.id == index_id))
+            i, named = t.SearchIndex, exists().where(t.Deployment.index_id == index_id)
+            connection.execute(delete(i).where(i.id == index_id, ~named))
+            connection.execute(update(i).where(i.id == index_id).values(dropped_at=t.now()))
 
 
 def _infos() -> Select[Any]:
@@ -221,4 +231,5 @@ def _infos() -> Select[Any]:
         i.applied_seq,
         i.purged_seq,
         i.state,
+        i.created_at,
     ).join(t.EncoderVersion, t.EncoderVersion.fingerprint == i.encoder)

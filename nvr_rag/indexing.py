@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,6 +47,11 @@ class Work:
     def chunks(self) -> int:
         return self.encoded + self.reused + self.repainted + self.kept
 
+    def add(self, other: Work) -> None:
+        """Count another piece of work as well."""
+        for name in ("encoded", "reused", "repainted", "kept", "deleted"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
@@ -82,10 +87,14 @@ def catch_up(
     *,
     report: Report | None = None,
     stop: threading.Event | None = None,
+    rounds: int | None = None,
 ) -> Work:
-    """Apply and purge until the index has everything that the log has; `stop` ends it early between two groups."""
+    """Apply and purge until the index has everything that the log has, or for so many rounds; `stop` ends it early
+    between two groups."""
     work = Work()
-    while not (stop and stop.is_set()):
+    for _ in count() if rounds is None else range(rounds):
+        if stop and stop.is_set():
+            break
         with index.maintenance:
             moved = apply_round(database, index, chunker, work=work, report=report, stop=stop)
             purged = purge_round(database, index, work=work)

@@ -1,16 +1,20 @@
-"""Which servers run on this data: heartbeat rows, so that a command finds the server and its address."""
+"""Which servers run on this data: heartbeat rows, so that a command finds the server and its address, and sees which
+deployments it has loaded."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
+from nvr_rag.errors import StoreBusy
 from nvr_rag.ids import new_id
 
 HEARTBEAT_SECONDS = 2.0
@@ -28,6 +32,7 @@ class ProcessInfo:
     host: str
     url: str | None
     heartbeat_at: datetime
+    prepared: Mapping[str, str | None]  # deployment id -> None once loaded, or why it cannot be
 
 
 def announce(database: Database, kind: str, url: str | None = None) -> str:
@@ -42,10 +47,13 @@ def announce(database: Database, kind: str, url: str | None = None) -> str:
     return process_id
 
 
-def beat(database: Database, process_id: str) -> None:
-    """Say that the process is alive."""
+def beat(database: Database, process_id: str, prepared: Mapping[int, str | None] | None = None) -> None:
+    """Say that the process is alive, and, if given, which deployments it has loaded."""
+    values: dict[str, Any] = {"heartbeat_at": t.now()}
+    if prepared is not None:
+        values["prepared"] = {str(key): error for key, error in prepared.items()}
     with database.write(durable=False) as connection:
-        connection.execute(update(t.Process).where(t.Process.id == process_id).values(heartbeat_at=t.now()))
+        connection.execute(update(t.Process).where(t.Process.id == process_id).values(**values))
 
 
 def withdraw(database: Database, process_id: str) -> None:
@@ -64,3 +72,16 @@ def alive(database: Database, kind: str) -> list[ProcessInfo]:
             .order_by(p.heartbeat_at.desc())
         )
         return [ProcessInfo(**row._mapping) for row in rows]
+
+
+def busy(database: Database, error: StoreBusy) -> StoreBusy:
+    """The same error in words that say which process it is about."""
+    servers = alive(database, "serve")
+    if servers:
+        owner = servers[0]
+        who = f"the server with process id {owner.pid} on {owner.host}" + (f" ({owner.url})" if owner.url else "")
+        return StoreBusy(f"{error}: probably in {who}, which did not answer; try again, or stop it")
+    return StoreBusy(
+        f"{error}. No server is running on this data folder, so another nvr-rag command is at work; try again when it "
+        "has finished"
+    )

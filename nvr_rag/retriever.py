@@ -16,7 +16,7 @@ from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import InvalidInput
+from nvr_rag.errors import InvalidInput, NotFound, StoreError
 from nvr_rag.filters import Filter, matches, parse_filter
 from nvr_rag.fusion import fuse
 from nvr_rag.indexes import LiveIndex
@@ -58,17 +58,35 @@ class Retriever:
         self._database = database
         self._open_index = open_index
 
-    def search(self, query: Query) -> SearchResult:
-        """At most `query.k` hits, best first; ties by chunk id.
+    def search(self, query: Query, *, deployment_id: int | None = None) -> SearchResult:
+        """At most `query.k` hits, best first; ties by chunk id. The serving deployment answers, or the one asked for.
 
         Scores are the side's own in dense (inner product) and lexical (BM25) mode, fused ones in hybrid mode. Raises
         InvalidInput, InvalidFilter, NotFound (collection), StoreBusy and StoreUnavailable (retry).
         """
         check_query(query)
         where = parse_filter(query.filter)
+        deployment, since = self._deployment(query, deployment_id)
+        while True:
+            try:
+                return self._search(query, where, deployment, since)
+            except (StoreError, NotFound):
+                # Another deployment may serve by now, and the index of this one be gone.
+                asked = deployment.id
+                deployment, since = self._deployment(query, deployment_id)
+                if deployment.id == asked:
+                    raise
+
+    def _deployment(self, query: Query, deployment_id: int | None) -> tuple[Deployment, int]:
+        """Who is to answer, and how far its index is."""
         with self._database.read() as connection:
-            deployment = deployments.serving(connection, query.collection)
-            since = indexes.applied_seq(connection, deployment.index_id)
+            if deployment_id is None:
+                deployment = deployments.serving(connection, query.collection)
+            else:
+                deployment = deployments.get(connection, deployment_id)
+            return deployment, indexes.applied_seq(connection, deployment.index_id)
+
+    def _search(self, query: Query, where: Filter | None, deployment: Deployment, since: int) -> SearchResult:
         index = self._open_index(deployment.index_id)
         mode = query.mode or deployment.mode
         started = time.perf_counter()

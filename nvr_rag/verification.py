@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nvr_rag import chunks, indexes
+from nvr_rag import chunks, indexes, jobs, processes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
+from nvr_rag.errors import StoreBusy, StoreUnavailable
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.indexing import CHUNKS_A_GROUP, Work, catch_up, collection_of, purge_round, want, write_group
 from nvr_rag.stores.base import StoredPoint
@@ -17,6 +19,7 @@ from nvr_rag.workspace import Workspace
 
 _EXAMPLES = 5
 _REPORT_EVERY = 1000  # chunks
+_POLL_SECONDS = 0.2
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,6 +65,39 @@ def verify_or_rebuild(
     found = verify(workspace.database, index, repair=repair, report=report)
     found.rebuilt = rebuilt
     return found
+
+
+def verify_by_owner(
+    workspace: Workspace,
+    index_id: int,
+    chunker: Chunker,
+    *,
+    repair: bool = False,
+    report: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """What `verify_or_rebuild` finds, as JSON, done here or by the server that owns the index.
+
+    Raises StoreBusy when neither can be, StoreUnavailable when the server stops or fails meanwhile.
+    """
+    try:
+        return verify_or_rebuild(workspace, index_id, chunker, repair=repair, report=report).as_json()
+    except StoreBusy as busy:
+        database = workspace.database
+        if not processes.alive(database, "serve"):
+            raise processes.busy(database, busy) from busy
+        job_id = jobs.enqueue(database, "verify", {"index_id": index_id, "repair": repair})
+        return _followed(database, job_id, report or (lambda _checked: None))
+
+
+def _followed(database: Database, job_id: int, report: Callable[[int], None]) -> dict[str, Any]:
+    while not (job := jobs.get(database, job_id)).finished:
+        report(int(job.progress.get("checked", 0)))
+        if not processes.alive(database, "serve"):
+            raise StoreUnavailable("the server that owned the index stopped before it had finished; verify again")
+        time.sleep(_POLL_SECONDS)
+    if job.result is None:
+        raise StoreUnavailable(f"the server could not verify the index: {job.error}")
+    return dict(job.result)
 
 
 def verify(

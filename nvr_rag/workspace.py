@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from nvr_rag import collections, deployments, indexes, registry
+from nvr_rag import collections, deployments, disk, indexes, registry
 from nvr_rag.chunkings import settings_for
 from nvr_rag.db.migrate import migrate
 from nvr_rag.db.session import Database, sqlite_url
+from nvr_rag.deployments import Deployment
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.encoders.bundled import BUNDLED
-from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMismatch, IndexMissing
+from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMismatch, IndexMissing, StoreError
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.retriever import Retriever
@@ -25,6 +28,8 @@ from nvr_rag.settings import Settings
 from nvr_rag.stores.base import Store
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.types import Mode
+
+_SPARE_BYTES = 64 * 2**20  # left free beside a new index, for everything else that is written meanwhile
 
 
 class Workspace:
@@ -112,6 +117,7 @@ class Workspace:
         if opened is not None:
             with opened.maintenance:
                 opened.points.close()
+            self._forget_encoder(opened.encoder)
 
     def create_collection(self, name: str, *, language: str = "english", mode: Mode = Mode.HYBRID) -> int:
         """A new collection that is searchable at once; returns its id.
@@ -121,13 +127,59 @@ class Workspace:
         collections.check_name(name)
         lexical = LexicalEncoder(language)
         encoder = self.default_encoder()
-        source = self._keep(encoder)
+        source = self._keep(encoder, self.settings.encoder)
         with self.database.write() as connection:
             collection_id = collections.create(connection, name, language)
             registry.register(connection, encoder, source)
             index_id = indexes.create(connection, collection_id, settings_for(encoder), encoder, lexical)
             deployments.serve(connection, collection_id, index_id, mode, FusionSettings())
             return collection_id
+
+    def adopt(
+        self, source: str, *, parent: str | None = None, training: Mapping[str, Any] | None = None
+    ) -> registry.EncoderVersion:
+        """Check a model directory, a hub id or the bundled model, copy it into the data folder and register it.
+
+        Doing it again is fine. Raises EncoderError: what is wrong with which file.
+        """
+        from nvr_rag.encoders.torch import load_encoder
+
+        encoder = load_encoder(source, threads=self.settings.threads)
+        kept = self._keep(encoder, source)
+        with self.database.write() as connection:
+            registry.register(connection, encoder, kept, parent=parent, training=training)
+            return registry.get(connection, encoder.fingerprint)
+
+    def propose(self, collection: str, encoder: str, *, run: str | None = None) -> Deployment:
+        """Begin an index of a collection with another encoder version, beside the one that serves, and a candidate that
+        answers from it as the serving deployment does. Whoever keeps the indexes up builds it.
+
+        `run` names the lap that asks: it gets one candidate, however often it asks. Raises NotFound, StoreError when
+        the disk is too small for it.
+        """
+        loaded = self.encoder(encoder)
+        with self.database.write() as connection:
+            collection_id = collections.find(connection, collection, lock=True)
+            found = deployments.of_run(connection, run) if run else None
+            if found is not None:
+                return found
+            now = deployments.serving(connection, collection)
+            serving = indexes.get(connection, now.index_id)
+            self._check_room(serving.name)
+            index_id = indexes.create(connection, collection_id, settings_for(loaded), loaded, _lexical(serving))
+            made = deployments.propose(connection, collection_id, index_id, now.mode, now.fusion, run=run)
+            return deployments.get(connection, made)
+
+    def _check_room(self, index: str) -> None:
+        """Raise StoreError when there is no room for another index as large as this one."""
+        if self.settings.qdrant.url:
+            return
+        needed, left = disk.allocated(self.home / "indexes" / index) + _SPARE_BYTES, disk.free(self.home)
+        if left < needed:
+            raise StoreError(
+                f"another index needs about {needed / 1e6:,.0f} MB in {self.home}, and {left / 1e6:,.0f} MB are free; "
+                "make room, or retire an index that is not needed (nvr-rag index list)"
+            )
 
     def rebuild_if_lost(self, index_id: int) -> bool:
         """Start an index over when the store has lost it, or has another under its name, or it was built with other
@@ -142,6 +194,14 @@ class Workspace:
             return True
         return False
 
+    def _forget_encoder(self, encoder: Encoder) -> None:
+        """Let go of an encoder that no open index needs: a server may see many come and go."""
+        with self._opening:
+            needed = any(index.encoder is encoder for index in self._indexes.values())
+            if not needed and encoder is not self._default:
+                self._encoders.pop(encoder.fingerprint, None)
+                self._loaded = {source: one for source, one in self._loaded.items() if one is not encoder}
+
     def _load(self, source: str) -> Encoder:
         if source not in self._loaded:
             from nvr_rag.encoders.torch import load_encoder  # torch takes seconds to import; most commands do without
@@ -150,18 +210,18 @@ class Workspace:
             self._loaded[source] = load_encoder(str(kept) if kept.is_dir() else source, threads=self.settings.threads)
         return self._loaded[source]
 
-    def _keep(self, encoder: Encoder) -> str:
+    def _keep(self, encoder: Encoder, source: str) -> str:
         """Where the encoder can be loaded from for as long as it is registered: a copy in the data folder, by a path
         relative to it, because a directory may be changed and a hub id may move. Bundled models stay where they are."""
-        if self.settings.encoder == BUNDLED:
-            return self.settings.encoder
+        if source == BUNDLED:
+            return source
         from nvr_rag.encoders.torch import export
 
-        source = f"models/{encoder.fingerprint}"
-        if not (self.home / source).is_dir():
+        kept = f"models/{encoder.fingerprint}"
+        if not (self.home / kept).is_dir():
             (self.home / "models").mkdir(exist_ok=True)
-            export(self.settings.encoder, self.home / source)
-        return source
+            export(encoder, self.home / kept)
+        return kept
 
 
 def _lexical(info: IndexInfo) -> LexicalEncoder:

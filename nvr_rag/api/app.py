@@ -15,6 +15,7 @@ from nvr_rag import __version__
 from nvr_rag.api import collections, documents, feedback, health, openapi, problems, search
 from nvr_rag.api.dependencies import Parts
 from nvr_rag.api.gate import Gate
+from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
 from nvr_rag.query_log import QueryLog
 from nvr_rag.services import Service
@@ -65,7 +66,13 @@ def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack
     for service in services:
         service.start(workspace)
         running.callback(service.stop)
-    readiness = Readiness(workspace, query_log, services)
-    readiness.start()
-    running.callback(readiness.stop)
-    return Parts(workspace=workspace, query_log=query_log, readiness=readiness)
+    preparer = Preparer(workspace)
+    preparer.start()
+    running.callback(preparer.stop)
+    return Parts(
+        workspace=workspace,
+        query_log=query_log,
+        services=services,
+        preparer=preparer,
+        readiness=Readiness(workspace, query_log, services, preparer),
+    )

@@ -66,6 +66,7 @@ def change_collection(name: Name, body: CollectionChange, parts: PartsOf) -> Col
     if body.mode is None and body.fusion is None:
         raise InvalidInput("nothing to change: send mode, fusion or both", field="mode")
     with parts.workspace.database.write() as connection:
+        collections.find(connection, name, lock=True)
         now = deployments.serving(connection, name)
         changed = body.fusion.model_dump(exclude_none=True) if body.fusion else {}
         mode, fusion = body.mode or now.mode, replace(now.fusion, **changed)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
 from nvr_rag.api.limits import CollectionName
+from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
 from nvr_rag.query_log import QueryLog
+from nvr_rag.services import Service
 from nvr_rag.workspace import Workspace
 
 
@@ -19,6 +22,8 @@ class Parts:
 
     workspace: Workspace
     query_log: QueryLog
+    services: Sequence[Service]
+    preparer: Preparer
     readiness: Readiness
 
 

@@ -11,7 +11,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -31,6 +32,7 @@ KIND = "serve"  # of the process row
 MAX_HEAD_BYTES = 65_536  # of request line and headers: a long URI as a parameter takes 9 bytes a character
 KEEP_ALIVE_SECONDS = 60  # between two requests of a bot that keeps its connection
 GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
+LOOK_SECONDS = 0.1  # between two looks at what is loaded
 _BACKLOG = 2048
 
 log = logging.getLogger(__name__)
@@ -53,14 +55,15 @@ def serve(
 ) -> None:
     """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server."""
     url = url_of(listener)
-    presence = _Presence(workspace.database, url)
+    app = create_app(workspace, services)
+    presence = _Presence(workspace.database, url, lambda: app.state.parts.preparer.prepared)
 
     def started() -> None:
         presence.start()
         if on_ready:
             on_ready(url)
 
-    server = _Server(server_config(_LocalOnly(create_app(workspace, services))), started)
+    server = _Server(server_config(_LocalOnly(app)), started)
     try:
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
@@ -159,10 +162,10 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 class _Presence:
-    """The row that tells other processes of this server, kept fresh by a thread."""
+    """The row that tells other processes of this server and of what it has loaded, kept fresh by a thread."""
 
-    def __init__(self, database: Database, url: str) -> None:
-        self._database, self._url = database, url
+    def __init__(self, database: Database, url: str, prepared: Callable[[], Mapping[int, str | None]]) -> None:
+        self._database, self._url, self._prepared = database, url, prepared
         self._id: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -181,10 +184,17 @@ class _Presence:
                 log.warning("the server could not sign off: %s", error)
 
     def _beat(self) -> None:
+        """A heartbeat now and then, and at once when something else is loaded: a promotion waits for it."""
         assert self._id is not None
-        while not self._stop.wait(processes.HEARTBEAT_SECONDS):
+        said: Mapping[int, str | None] | None = None
+        beaten = time.monotonic()
+        while not self._stop.wait(LOOK_SECONDS):
+            prepared = self._prepared()
+            if prepared == said and time.monotonic() - beaten < processes.HEARTBEAT_SECONDS:
+                continue
             try:
-                processes.beat(self._database, self._id)
+                processes.beat(self._database, self._id, prepared)
+                said, beaten = prepared, time.monotonic()
             except NvrError as error:
                 log.warning("no heartbeat: %s", error)
 

@@ -111,13 +111,14 @@ def _ask_server(workspace: Workspace, query: Query) -> SearchAnswer | None:
 
 
 def _ask_index(workspace: Workspace, query: Query) -> SearchAnswer:
+    from nvr_rag import processes
     from nvr_rag.client import SearchAnswer
     from nvr_rag.query_log import QueryLog
 
     try:
         result = workspace.retriever.search(query)
     except StoreBusy as error:
-        raise common.busy(workspace.database, error) from error
+        raise processes.busy(workspace.database, error) from error
     log = QueryLog(workspace.database)
     try:
         query_id = log.record(query, result)

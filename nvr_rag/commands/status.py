@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvr_rag import __version__, output
 from nvr_rag.commands import common
+from nvr_rag.disk import allocated
 from nvr_rag.types import DocumentState
 
 if TYPE_CHECKING:
@@ -85,16 +84,6 @@ def _index(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict[str, A
         "lag": head_seq - index.applied_seq,
         "bytes_on_disk": None if workspace.settings.qdrant.url else allocated(workspace.home / "indexes" / index.name),
     }
-
-
-def allocated(folder: Path) -> int:
-    """Bytes of the blocks that the files below take: shard files are sparse. 0 for a folder that is not there."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            with suppress(OSError):  # files come and go while a server works
-                total += os.stat(os.path.join(parent, file)).st_blocks * 512
-    return total
 
 
 def _show(found: dict[str, Any]) -> None:

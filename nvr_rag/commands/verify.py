@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nvr_rag import output
 from nvr_rag.commands import common
-from nvr_rag.errors import ConfigurationError, NvrError, StoreBusy, StoreUnavailable
+from nvr_rag.errors import NvrError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from nvr_rag.chunkings import Chunker
     from nvr_rag.indexes import IndexInfo
     from nvr_rag.workspace import Workspace
-
-CHUNKERS = "nvr_rag.chunkers"
-POLL_SECONDS = 0.2
 
 Report = Callable[[int], None]
 
@@ -70,47 +64,15 @@ def _live(workspace: Workspace, collection: str | None) -> list[tuple[str, Index
 
 def _verify(workspace: Workspace, index: IndexInfo, repair: bool, report: Report) -> dict[str, Any]:
     """What was found; an index that cannot be compared is no reason to leave the others out."""
+    from nvr_rag.chunkings import installed_chunker
+    from nvr_rag.verification import verify_by_owner
+
     try:
-        try:
-            return _verify_here(workspace, index.id, repair, report)
-        except StoreBusy as error:
-            return _verify_there(workspace, index.id, repair, report, error)
+        return verify_by_owner(workspace, index.id, installed_chunker(), repair=repair, report=report)
     except NvrError as error:
         return {"clean": False, "error": str(error)}
     finally:
         workspace.close_index(index.id)
-
-
-def _verify_here(workspace: Workspace, index_id: int, repair: bool, report: Report) -> dict[str, Any]:
-    from nvr_rag.verification import verify_or_rebuild
-
-    return verify_or_rebuild(workspace, index_id, _chunker(), repair=repair, report=report).as_json()
-
-
-def _chunker() -> Chunker:
-    """The chunker that an installed package offers: a rebuild may have to cut documents that were never cut."""
-    for entry in entry_points(group=CHUNKERS, name="default"):
-        chunker: Chunker = entry.load()
-        return chunker
-    raise ConfigurationError(f"no installed package offers a chunker (entry point {CHUNKERS}); install nvr-rag again")
-
-
-def _verify_there(workspace: Workspace, index_id: int, repair: bool, report: Report, busy: StoreBusy) -> dict[str, Any]:
-    """Let the server that owns the index do it, and follow it. Raises StoreBusy when no server runs."""
-    from nvr_rag import jobs, processes
-
-    database = workspace.database
-    if not processes.alive(database, "serve"):
-        raise common.busy(database, busy) from busy
-    job_id = jobs.enqueue(database, "verify", {"index_id": index_id, "repair": repair})
-    while not (job := jobs.get(database, job_id)).finished:
-        report(int(job.progress.get("checked", 0)))
-        if not processes.alive(database, "serve"):
-            raise StoreUnavailable("the server that owned the index stopped before it had finished; verify again")
-        time.sleep(POLL_SECONDS)
-    if job.result is None:
-        raise StoreUnavailable(f"the server could not verify the index: {job.error}")
-    return dict(job.result)
 
 
 def _show(results: list[dict[str, Any]], *, repair: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nvr_rag.encoders.base import Vectors
+from nvr_rag.encoders.base import Encoder, Vectors
 from nvr_rag.encoders.batching import batches, windows
 from nvr_rag.encoders.bundled import BUNDLED, bundled_directory, check_bundled
 from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect_model, weight_hashes
@@ -54,14 +54,14 @@ def load_encoder(source: str = BUNDLED, *, device: str | None = None, threads: i
     return TorchEncoder(model, tokens=tokens, spec=spec, files=files, weights=weights)
 
 
-def export(source: str, directory: Path) -> TorchEncoder:
-    """Write the model and its spec to a new `directory`, whole or not at all, and return it loaded from `source`.
+def export(encoder: Encoder, directory: Path) -> None:
+    """Write a loaded encoder and its spec to a new `directory`, whole or not at all.
 
     Loading `directory` gives an encoder with the same fingerprint. Raises EncoderError, also when it exists.
     """
-    encoder = load_encoder(source)
+    if not isinstance(encoder, TorchEncoder):
+        raise EncoderError(f"an encoder of the kind {type(encoder).__name__} has no files to copy")
     copy_model(encoder.files, encoder.weights, encoder.spec, directory)
-    return encoder
 
 
 class TorchEncoder:

@@ -31,6 +31,7 @@ from uuid import uuid4
 import numpy as np
 import qdrant_edge as edge
 
+from nvr_rag.disk import allocated
 from nvr_rag.errors import IndexExists, IndexMissing, NvrError, StoreBusy, StoreError
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
@@ -218,7 +219,7 @@ class EdgeIndex:
             shard.flush()
 
     def info(self) -> StoreInfo:
-        return StoreInfo(points=self.count(), bytes_on_disk=_allocated(self._folder))
+        return StoreInfo(points=self.count(), bytes_on_disk=allocated(self._folder))
 
     def close(self) -> None:
         shard, self._shard = self._shard, None
@@ -325,18 +326,6 @@ def _stored(record: Any) -> StoredPoint:
         payload_hash=record.payload["payload_hash"],
         dense=np.asarray(record.vector[DENSE], np.float32) if record.vector else None,
     )
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of the blocks that the files take; files may vanish while we look."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            try:
-                total += os.stat(os.path.join(parent, file)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
 
 
 def _sync_tree(folder: Path) -> None:

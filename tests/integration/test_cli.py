@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from nvr_rag import cli, jobs, processes
+from nvr_rag import chunkings, cli, jobs, processes
 from nvr_rag.api.schemas import SearchAnswer
-from nvr_rag.commands import collections, common, verify
-from nvr_rag.commands.status import allocated
+from nvr_rag.commands import collections, common
 from nvr_rag.db.session import Database, sqlite_url
+from nvr_rag.disk import allocated
 from tests.integration.command_line import CommandLine
 from tests.support import document, paragraphs
 
@@ -318,7 +318,7 @@ def test_verify_finds_and_repairs(filled: CommandLine, monkeypatch: pytest.Monke
 
 
 def test_verify_rebuilds_a_lost_index(filled: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "_chunker", lambda: paragraphs)
+    monkeypatch.setattr(chunkings, "installed_chunker", lambda: paragraphs)
     filled.store.drop(filled.store.names()[0])
     result = filled("verify")
     assert result.exit_code == 1
@@ -338,7 +338,7 @@ def test_one_index_that_cannot_be_verified_does_not_stop_the_others(filled: Comm
 
 
 def test_the_installed_chunker_is_found() -> None:
-    assert callable(verify._chunker())
+    assert callable(chunkings.installed_chunker())
 
 
 def test_verify_leaves_the_index_of_a_server_to_the_server(filled: CommandLine) -> None:

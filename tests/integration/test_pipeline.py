@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from ingest import indexer
-from ingest.indexer import Indexer, lags
+from ingest.indexer import Indexer
 from ingest.pipeline import IngestReport, Watcher, ingest
-from nvr_rag import documents, indexing, jobs
+from nvr_rag import documents, indexing, jobs, upkeep
 from nvr_rag.errors import Conflict, InvalidInput, StoreBusy
 from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import DocumentState, Query
+from nvr_rag.upkeep import lags
 from nvr_rag.workspace import Workspace
 
 
@@ -332,7 +332,7 @@ def test_what_a_round_writes_is_counted(site: Site) -> None:
 
 
 def test_nobody_waits_for_ever_for_an_owner_that_is_stuck(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexer, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(upkeep, "STALLED_SECONDS", 1.0)
     site.write("a.md", "Words of the first document.")
     site.ingest()
     site.write("b.md", "Words of the second document.")

@@ -69,7 +69,7 @@ def test_two_poolings_a_dense_layer_and_a_shorter_vector(tiny: Build, tmp_path: 
     assert (encoder.spec.pooling, encoder.spec.dimension, encoder.spec.normalize) == ("mean+cls", 8, True)
     np.testing.assert_allclose(encoder.encode_queries(TEXTS), peer_queries(directory), atol=1e-5)
     assert sorted(encoder.weights) == ["2_Dense/model.safetensors", "model.safetensors"]
-    export(str(directory), tmp_path / "copy")
+    export(encoder, tmp_path / "copy")
     assert load_encoder(str(tmp_path / "copy")).fingerprint == encoder.fingerprint
 
 

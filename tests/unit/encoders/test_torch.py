@@ -280,14 +280,14 @@ def test_the_bundled_weights_are_checked(monkeypatch: pytest.MonkeyPatch, tiny: 
 
 
 def test_an_exported_model_is_the_same_encoder(bundled: TorchEncoder, tmp_path: Path) -> None:
-    exported = export(BUNDLED, tmp_path / "version")
+    export(bundled, tmp_path / "version")
     loaded = load_encoder(str(tmp_path / "version"))
-    assert loaded.fingerprint == exported.fingerprint == bundled.fingerprint
+    assert loaded.fingerprint == bundled.fingerprint
     assert loaded.spec == bundled.spec
     assert loaded.tokenizer_hash == bundled.tokenizer_hash
     np.testing.assert_array_equal(loaded.encode_queries(["red"]), bundled.encode_queries(["red"]))
     with pytest.raises(EncoderError, match="exists already"):
-        export(BUNDLED, tmp_path / "version")
+        export(bundled, tmp_path / "version")
 
 
 def test_a_model_saved_again_keeps_its_tokenizer_hash(bundled: TorchEncoder, tmp_path: Path) -> None:
