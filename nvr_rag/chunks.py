@@ -47,6 +47,7 @@ class PlacedChunk:
     headings: Sequence[str]
     version_id: int
     version_seq: int
+    ordinal: int  # position in the version, from 0
     document_id: str
     uri: str
     title: str
@@ -153,7 +154,6 @@ def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Ite
     while True:
         rows = connection.execute(
             _placed_chunks()
-            .add_columns(p.ordinal)
             .where(p.version_id == version.id, p.chunking_id == chunking_id, p.ordinal > after)
             .order_by(p.ordinal)
             .limit(_PAGE)
@@ -278,6 +278,7 @@ def _placed_chunks() -> Any:
             p.end,
             p.page,
             p.headings,
+            p.ordinal,
             v.id.label("version_id"),
             v.seq,
             v.title,
@@ -303,6 +304,7 @@ def _placed_chunk(row: Any) -> PlacedChunk:
         end=row.end,
         page=row.page,
         headings=row.headings,
+        ordinal=row.ordinal,
         version_id=row.version_id,
         version_seq=row.seq,
         document_id=row.document_id,

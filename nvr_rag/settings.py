@@ -65,6 +65,21 @@ class IngestSettings(BaseModel):
     """How many files are parsed at a time, each in a process of its own."""
 
 
+class TrainingSettings(BaseModel):
+    """The feedback loop."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: str = "quick"
+    """A recipe that comes with the package, or a TOML file."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of mining and training; default: all but one beside a server, otherwise all."""
+    min_queries: int = Field(default=200, ge=1)
+    """Judged holdout queries below which the gate decides nothing."""
+    min_gain: float = Field(default=0.0, ge=0, lt=1)
+    """Mean gain in nDCG@10 that a candidate must reliably exceed."""
+
+
 class Settings(BaseSettings):
     """Everything that a process of nvr-rag can be told."""
 
@@ -81,6 +96,7 @@ class Settings(BaseSettings):
     qdrant: QdrantSettings = QdrantSettings()
     api: ApiSettings = ApiSettings()
     ingest: IngestSettings = IngestSettings()
+    training: TrainingSettings = TrainingSettings()
 
     @classmethod
     def settings_customise_sources(

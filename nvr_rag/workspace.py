@@ -194,6 +194,11 @@ class Workspace:
             return True
         return False
 
+    def location(self, source: str) -> str:
+        """Where the source of an encoder version is, for `load_encoder`: paths are relative to the data folder."""
+        kept = self.home / source
+        return str(kept) if kept.is_dir() else source
+
     def _forget_encoder(self, encoder: Encoder) -> None:
         """Let go of an encoder that no open index needs: a server may see many come and go."""
         with self._opening:
@@ -206,8 +211,7 @@ class Workspace:
         if source not in self._loaded:
             from nvr_rag.encoders.torch import load_encoder  # torch takes seconds to import; most commands do without
 
-            kept = self.home / source
-            self._loaded[source] = load_encoder(str(kept) if kept.is_dir() else source, threads=self.settings.threads)
+            self._loaded[source] = load_encoder(self.location(source), threads=self.settings.threads)
         return self._loaded[source]
 
     def _keep(self, encoder: Encoder, source: str) -> str:
