@@ -111,7 +111,7 @@ def _documents(
     """The id of each document that the lines name and the collection has, by the name that they use."""
     d = t.Document
     statement = select(d.uri, d.id).where(d.collection_id == collection_id, d.state != DocumentState.DELETED)
-    pairs = sorted(connection.execute(statement).tuples())
+    pairs = sorted((row.uri, row.id) for row in connection.execute(statement))
     ids = {id_ for _, id_ in pairs}
     names = {line.document for line in lines}
     matches = match_uris(names - ids, pairs)

@@ -31,7 +31,7 @@ _TRUSTED = (FeedbackKind.RELEVANT, FeedbackKind.IRRELEVANT)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OriginCount:
-    """What one origin contributes; a judgment with several origins counts for each."""
+    """What one origin contributes to one split; a judgment with several origins counts for each."""
 
     queries: int
     judgments: int  # chunks and documents that it judges, over all these queries
@@ -41,7 +41,7 @@ class OriginCount:
 class JudgmentCounts:
     """What came of everything that was said; a judgment is about one query and one chunk or document."""
 
-    origins: Mapping[str, OriginCount]  # of the judged queries
+    origins: Mapping[Split, Mapping[str, OriginCount]]  # of the judged queries
     contested: int  # judgments that can be found where some said irrelevant and some did not
     lifted: int  # judgments of chunks that became judgments of their documents: the index cuts elsewhere now
     gone: int  # judgments of what is not there any more, left out
@@ -264,20 +264,24 @@ def _asked_last(votes: Sequence[_Vote]) -> tuple[str, str]:
 def _counts(verdicts: Mapping[str, Sequence[_Verdict]], kept: Set[str]) -> JudgmentCounts:
     every = [verdict for of_query in verdicts.values() for verdict in of_query]
     standings = Counter(verdict.standing for verdict in every)
-    queries: Counter[str] = Counter()
-    judgments: Counter[str] = Counter()
-    for key in kept:
-        origins = [origin for verdict in verdicts[key] if verdict.usable for origin in verdict.origins]
-        judgments.update(origins)
-        queries.update(set(origins))
     return JudgmentCounts(
-        origins={name: OriginCount(queries=queries[name], judgments=judgments[name]) for name in sorted(queries)},
+        origins={split: _origins(verdicts, [key for key in kept if split_of(key) is split]) for split in Split},
         contested=sum(verdict.contested for verdict in every if verdict.usable),
         lifted=standings[Standing.LIFTED],
         gone=standings[Standing.GONE],
         forbidden=standings[Standing.FORBIDDEN],
         without_positive=len(verdicts) - len(kept),
     )
+
+
+def _origins(verdicts: Mapping[str, Sequence[_Verdict]], keys: Iterable[str]) -> dict[str, OriginCount]:
+    queries: Counter[str] = Counter()
+    judgments: Counter[str] = Counter()
+    for key in keys:
+        origins = [origin for verdict in verdicts[key] if verdict.usable for origin in verdict.origins]
+        judgments.update(origins)
+        queries.update(set(origins))
+    return {name: OriginCount(queries=queries[name], judgments=judgments[name]) for name in sorted(queries)}
 
 
 def _content(query: JudgedQuery) -> dict[str, object]:
