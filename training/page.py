@@ -193,9 +193,9 @@ def _data(data: Part) -> str:
     splits = [(name, f"{count:,}") for name, count in (data.get("splits") or {}).items()]
     judgments = data.get("judgments") or {}
     origins: list[Sequence[str]] = []
-    for use, counts in judgments.items():
-        origins.append([f"for {use}"])
-        origins += [(name, f"{o['queries']:,}", f"{o['judgments']:,}") for name, o in counts["origins"].items()]
+    for split, found in ((split, found) for counts in judgments.values() for split, found in counts["origins"].items()):
+        origins += [[f"for {split}"]] if found else []
+        origins += [(name, f"{one['queries']:,}", f"{one['judgments']:,}") for name, one in found.items()]
     rest = [
         (words, *(f"{counts.get(name, 0):,}" for counts in judgments.values()))
         for name, words in LEFT_OUT.items()
@@ -241,9 +241,9 @@ def _mining(mining: Part, scores: Any) -> str:
 
 def _quantiles(mining: Part) -> str:
     found = {words: mining[name] for name, words in SCORES.items() if mining.get(name)}
-    columns: Part = next(iter(found.values()), {})
-    rows = [(words, *(f"{values[name]:.3f}" for name in columns)) for words, values in found.items()]
-    return markup.table(("score of", *(QUANTILES.get(name, name) for name in columns)), rows, caption="Quantiles")
+    names: Part = next(iter(found.values()), {})
+    rows = [(QUANTILES.get(name, name), *(f"{values[name]:.3f}" for values in found.values())) for name in names]
+    return markup.table(("quantile", *found), rows, caption="The teacher's scores of")
 
 
 def _examples(examples: Mapping[str, Sequence[Part]]) -> str:
