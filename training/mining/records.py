@@ -26,8 +26,8 @@ class MiningSettings:
     rule: RuleName = "perc-pos"
     margin: float = 0.05  # of margin-pos, in units of the teacher's score; >= 0
     ratio: float = 0.95  # of perc-pos, of the positive's score; in (0, 1]
-    depth: int = 100  # best chunks examined for each query; >= negatives
-    negatives: int = 4  # at most, for each pair; >= 1
+    depth: int = 100  # best chunks examined for each query; >= 1
+    negatives: int = 4  # at most, for each pair; 0 leaves those of the batch
     neighbours: int = 4  # chunks before and after a positive that are never its negatives; >= 0
 
     def __post_init__(self) -> None:
@@ -37,12 +37,9 @@ class MiningSettings:
             raise InvalidInput(f"the margin is finite and at least 0, not {self.margin}", field="margin")
         if not 0 < self.ratio <= 1:
             raise InvalidInput(f"the ratio is above 0 and at most 1, not {self.ratio}", field="ratio")
-        if self.negatives < 1:
-            raise InvalidInput(f"negatives is at least 1, not {self.negatives}", field="negatives")
-        if self.depth < self.negatives:
-            raise InvalidInput(f"depth is at least negatives ({self.negatives}), not {self.depth}", field="depth")
-        if self.neighbours < 0:
-            raise InvalidInput(f"neighbours is at least 0, not {self.neighbours}", field="neighbours")
+        for name, least in (("depth", 1), ("negatives", 0), ("neighbours", 0)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} is at least {least}, not {getattr(self, name)}", field=name)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -59,6 +59,7 @@ def test_a_pair_by_hand() -> None:
     [
         ({"rule": "naive"}, ["h", "b", "c", "d"]),
         ({"rule": "naive", "negatives": 2}, ["h", "b"]),
+        ({"rule": "naive", "negatives": 0}, []),
         ({"rule": "naive", "depth": 4}, ["h", "b", "c"]),
         ({"rule": "margin-pos", "margin": 0.0}, ["b", "c", "d", "f"]),
         ({"rule": "margin-pos", "margin": 0.25}, ["f", "g"]),
@@ -220,8 +221,8 @@ def test_a_query_comes_once() -> None:
         {"ratio": 0.0},
         {"ratio": 1.01},
         {"ratio": float("nan")},
-        {"negatives": 0},
-        {"negatives": 5, "depth": 4},
+        {"negatives": -1},
+        {"depth": 0},
         {"neighbours": -1},
     ],
 )
