@@ -22,6 +22,7 @@ from nvr_rag.types import Mode
 
 WAITING = ("candidate", "prepared")  # may serve one day
 READY = ("serving", "previous")  # every API process has these loaded
+SWITCHABLE = ("prepared", "previous")  # can serve from one moment to the next
 OTHER_INDEXES_KEPT = 1  # beside the serving deployment's own
 
 
@@ -79,14 +80,12 @@ def unprepare(connection: Connection, deployment_id: int) -> None:
 
 def reject(connection: Connection, deployment_id: int) -> None:
     """Give up a deployment that never served; its index retires unless another one needs it."""
-    _move(connection, deployment_id, WAITING, state="rejected")
-    _release(connection, get(connection, deployment_id).collection_id)
+    _end(connection, deployment_id, WAITING, "rejected")
 
 
 def retire(connection: Connection, deployment_id: int) -> None:
     """Let go of a previous deployment: it can no longer be gone back to."""
-    _move(connection, deployment_id, ("previous",), state="retired")
-    _release(connection, get(connection, deployment_id).collection_id)
+    _end(connection, deployment_id, ("previous",), "retired")
 
 
 def switch(connection: Connection, deployment_id: int) -> Deployment:
@@ -94,8 +93,10 @@ def switch(connection: Connection, deployment_id: int) -> Deployment:
 
     Raises Conflict when it is in another state, or when its index lags further than the serving one's.
     """
-    wanted = get(connection, deployment_id)
-    _lock(connection, wanted.collection_id)
+    _lock(connection, get(connection, deployment_id).collection_id)
+    wanted = get(connection, deployment_id)  # as it is now that nobody else can change what serves
+    if wanted.state not in SWITCHABLE:
+        raise _wrong_state(wanted, SWITCHABLE)
     now = _serving_of(connection, wanted.collection_id)
     lag = _applied(connection, now.index_id) - _applied(connection, wanted.index_id)
     if lag > 0:
@@ -104,7 +105,7 @@ def switch(connection: Connection, deployment_id: int) -> Deployment:
             f"caught up (nvr-rag index list shows it), or run nvr-rag index build --resume {wanted.index_id}"
         )
     _stop_serving(connection, wanted.collection_id)
-    _move(connection, deployment_id, ("prepared", "previous"), state="serving")
+    _move(connection, deployment_id, SWITCHABLE, state="serving")
     _release(connection, wanted.collection_id)
     return get(connection, now.id)
 
@@ -232,8 +233,19 @@ def _move(connection: Connection, deployment_id: int, states: Sequence[str], **v
     d = t.Deployment
     done = connection.execute(update(d).where(d.id == deployment_id, d.state.in_(states)).values(**values))
     if done.rowcount != 1:
-        state = get(connection, deployment_id).state
-        raise Conflict(f"deployment {deployment_id} is {state}; this needs one that is {' or '.join(states)}")
+        raise _wrong_state(get(connection, deployment_id), states)
+
+
+def _wrong_state(deployment: Deployment, states: Sequence[str]) -> Conflict:
+    return Conflict(f"deployment {deployment.id} is {deployment.state}; this needs one that is {' or '.join(states)}")
+
+
+def _end(connection: Connection, deployment_id: int, states: Sequence[str], state: str) -> None:
+    """Move a deployment to a state that it does not leave, and its index out of the way."""
+    collection_id = get(connection, deployment_id).collection_id
+    _lock(connection, collection_id)
+    _move(connection, deployment_id, states, state=state)
+    _release(connection, collection_id)
 
 
 def _lock(connection: Connection, collection_id: int) -> None:

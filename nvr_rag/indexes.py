@@ -121,8 +121,10 @@ def open_index(
 
     The encoder, which takes seconds to load, is asked for only when the index is this process's. Raises EncoderMismatch
     unless encoder and lexical settings are those that built it (IndexMismatch where a rebuild mends that), StoreBusy
-    when another process owns it, IndexMissing when the store has lost it.
+    when another process owns it, IndexMissing when the store has lost it, NotFound when it is retired.
     """
+    if info.state == "retired":
+        raise NotFound(_GONE)
     if dict(info.lexical) != dict(lexical.settings):
         raise IndexMismatch(
             f"the index {info.name} was built with other lexical settings ({dict(info.lexical)}) than this release "

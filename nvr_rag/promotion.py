@@ -62,8 +62,7 @@ def promote(workspace: Workspace, deployment_id: int, *, collection: str, tell: 
     try:
         tell("preparing: servers load index and encoder")
         prepared = _wait_until_prepared(workspace.database, deployment_id)
-        with workspace.database.write() as connection:
-            before = deployments.switch(connection, deployment_id)
+        before = _switch(workspace, wanted, tell)
     except BaseException:
         with workspace.database.write() as connection:
             deployments.unprepare(connection, deployment_id)
@@ -104,9 +103,31 @@ def _possible(database: Database, wanted: Deployment) -> str:
     return f"those that can be promoted: {listed}" if listed else "there is none that could be promoted now"
 
 
+def _switch(workspace: Workspace, wanted: Deployment, tell: Tell) -> Deployment:
+    """Switch at a moment at which the index is level: while documents come in, it lags now and then."""
+    until = time.monotonic() + LEVEL_SECONDS
+    while True:
+        _wait_until_level(workspace, wanted, tell)
+        try:
+            with workspace.database.write() as connection:
+                return deployments.switch(connection, wanted.id)
+        except Conflict:
+            if time.monotonic() > until or not _is_switchable(workspace.database, wanted.id):
+                raise
+
+
+def _is_switchable(database: Database, deployment_id: int) -> bool:
+    with database.read() as connection:
+        return deployments.get(connection, deployment_id).state in deployments.SWITCHABLE
+
+
 def _wait_until_level(workspace: Workspace, wanted: Deployment, tell: Tell) -> None:
-    """Wait for an index that lags further than the serving one, as long as its owner moves it. Raises Conflict."""
-    told, until = False, time.monotonic() + LEVEL_SECONDS
+    """Give an owner that is at work a little time to bring up an index that lags further than the serving one.
+
+    Raises Conflict when it still does.
+    """
+    servers = processes.alive(workspace.database, "serve")
+    told, until = False, time.monotonic() + (LEVEL_SECONDS if servers else 0.0)
     while (behind := _behind(workspace.database, wanted)) > 0:
         if time.monotonic() > until:
             raise Conflict(
@@ -130,7 +151,12 @@ def _behind(database: Database, wanted: Deployment) -> int:
 
 
 def _verify(workspace: Workspace, wanted: Deployment) -> None:
-    found = verify_by_owner(workspace, wanted.index_id, installed_chunker())
+    own = workspace.has_open(wanted.index_id)
+    try:
+        found = verify_by_owner(workspace, wanted.index_id, installed_chunker())
+    finally:
+        if not own:
+            workspace.close_index(wanted.index_id)  # an index has one owner, and the server is to load it now
     if not found["clean"]:
         raise Conflict(
             f"the index of deployment {wanted.id} is not what the documents say ({found['missing']} missing, "

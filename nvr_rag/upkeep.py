@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvr_rag import deployments, indexes, indexing
+from nvr_rag import deployments, indexes, indexing, processes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.collections import head_seq
 from nvr_rag.errors import NvrError, StoreBusy
@@ -20,6 +20,7 @@ from nvr_rag.indexing import Progress, Work
 from nvr_rag.workspace import Workspace
 
 STALLED_SECONDS = 900.0  # after which one stops waiting for another process
+SERVER_FIRST_SECONDS = 3.0  # in which a running server may take a new index: it is the one that stays
 TAKE_OVER_SECONDS = 1.0  # between two tries to own an index that another process has
 POLL_SECONDS = 0.1
 
@@ -33,6 +34,7 @@ class Lag:
     index: IndexInfo
     head_seq: int
     serves: bool  # a deployment answers from it now
+    ready: bool  # one answers from it, or may from one moment to the next; otherwise it waits to be built
 
     @property
     def caught_up(self) -> bool:
@@ -40,17 +42,20 @@ class Lag:
 
 
 def lags(workspace: Workspace, collection_id: int | None = None) -> list[Lag]:
-    """Every live index, or those of one collection, with the head of its log; those that serve come first."""
+    """Every live index, or those of one collection, with the head of its log; those that serve come first, those of
+    mere candidates last."""
     with workspace.database.read() as connection:
         live = [info for info in indexes.all_infos(connection, collection_id) if info.state == "live"]
         heads = {key: head_seq(connection, key) for key in {info.collection_id for info in live} if key is not None}
-        serving = {deployment.index_id for deployment in deployments.all_serving(connection).values()}
+        loaded = deployments.to_load(connection)
+    ready = {deployment.index_id for deployment in loaded}
+    serving = {deployment.index_id for deployment in loaded if deployment.state == "serving"}
     found = [
-        Lag(index=info, head_seq=heads[info.collection_id], serves=info.id in serving)
+        Lag(index=info, head_seq=heads[info.collection_id], serves=info.id in serving, ready=info.id in ready)
         for info in live
         if info.collection_id is not None
     ]
-    return sorted(found, key=lambda lag: not lag.serves)
+    return sorted(found, key=lambda lag: (not lag.serves, not lag.ready))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,7 +66,7 @@ class Upkeep:
     collection_id: int
     chunker: Chunker
     stop: threading.Event
-    only: int | None = None  # an index id: the others are left to whoever keeps them
+    only: int | None = None  # an index id; None = those that are ready, as what is being built may take hours
     report: Callable[[Progress], None] | None = None
 
 
@@ -72,7 +77,7 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
     the other process is stuck, and the first error that waiting does not mend of an index that serves or that was asked
     for; any other index is left behind with a warning.
     """
-    work, watch, left = Work(), _Watch(), set[int]()
+    work, watch, left = Work(), _Watch(_head_start(upkeep)), set[int]()
     while not upkeep.stop.is_set():
         done = finished.is_set()  # read before the lags: what is committed later is seen in the next round
         found = lags(upkeep.workspace, upkeep.collection_id)
@@ -97,8 +102,8 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
 class _Watch:
     """Remembers when an index last moved, and when its owner was last asked to let go."""
 
-    def __init__(self) -> None:
-        self.owner_asked = 0.0
+    def __init__(self, head_start: float) -> None:
+        self.owner_asked = time.monotonic() + head_start - TAKE_OVER_SECONDS
         self._moved, self._stand = time.monotonic(), 0
 
     def check(self, behind: list[Lag]) -> None:
@@ -114,7 +119,13 @@ class _Watch:
 
 
 def _wanted(upkeep: Upkeep, lag: Lag) -> bool:
-    return upkeep.only in (None, lag.index.id)
+    return lag.ready if upkeep.only is None else lag.index.id == upkeep.only
+
+
+def _head_start(upkeep: Upkeep) -> float:
+    """Seconds in which an index that nobody owns yet is left to a server."""
+    servers = upkeep.only is not None and processes.alive(upkeep.workspace.database, "serve")
+    return SERVER_FIRST_SECONDS if servers else 0.0
 
 
 def _bring_up(upkeep: Upkeep, lag: Lag, work: Work, watch: _Watch) -> bool:

@@ -110,6 +110,10 @@ class Workspace:
                 )
             return self._indexes[index_id]
 
+    def has_open(self, index_id: int) -> bool:
+        """Whether this process owns an index now."""
+        return index_id in self._indexes
+
     def close_index(self, index_id: int) -> None:
         """Let go of an index, once whoever changes it has finished, so that it may be dropped or owned elsewhere."""
         with self._opening:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from nvr_rag import collections, corpus, ids, indexes
+from nvr_rag import collections, corpus, deployments, ids, indexes
 from nvr_rag import documents as stored
 from nvr_rag.api.dependencies import InCollection, PartsOf
 from nvr_rag.api.limits import NoControls, Uri
@@ -140,8 +140,8 @@ def _put(database: Database, body: PutDocuments) -> tuple[list[PutResult], int]:
 
 def _is_indexed(database: Database, collection: str, seq: int) -> bool:
     with database.read() as connection:
-        every = indexes.all_infos(connection, collections.find(connection, collection))
-    return all(index.applied_seq >= seq for index in every if index.state == "live")
+        serving = deployments.serving(connection, collection)
+        return indexes.applied_seq(connection, serving.index_id) >= seq
 
 
 def _new(document: TextDocument, place: str) -> NewDocument:
