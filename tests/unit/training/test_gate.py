@@ -106,6 +106,11 @@ def test_an_interval_around_zero_is_no_reliable_gain() -> None:
     assert decision.comparisons["all"].difference.low < 0 < decision.comparisons["all"].difference.high
 
 
+def test_a_loss_that_may_be_chance_is_not_called_worse() -> None:
+    decision = decide(evidence([0.5, -0.5, 0.5, -0.5, -0.25, 0.125]), SMALL)
+    assert text(decision, "gain").startswith("no reliable gain: nDCG@10 on 6 holdout queries fell from 0.500 to 0.479")
+
+
 def test_worse_is_said_so() -> None:
     decision = decide(evidence([-0.25] * 8), SMALL)
     assert decision.outcome == Outcome.REJECT
