@@ -60,23 +60,24 @@ def chunks_found(
     connection: Connection, collection_id: int, chunking_id: int, chunk_ids: Sequence[str]
 ) -> dict[str, Found]:
     """What has become of these chunks, for an index of the collection with this chunking; unknown ones are gone."""
-    c, d, v, p = t.Chunk, t.Document, t.DocumentVersion, t.Placement
+    d, v, p = t.Document, t.DocumentVersion, t.Placement
     statement = (
-        select(c.id, d.id.label("document_id"), d.acl.is_(None).label("open"), p.chunking_id)
-        .join(d, d.id == c.document_id)
-        .join(v, newest_version())
-        .join(p, and_(p.version_id == v.id, p.chunk_id == c.id))
-        .where(c.id.in_(bindparam("ids", expanding=True)), *_shown())
+        select(p.chunk_id, p.chunking_id, d.id, d.collection_id, d.acl.is_(None).label("open"))
+        .join(v, v.id == p.version_id)
+        .join(d, newest_version())
+        .where(p.chunk_id.in_(bindparam("ids", expanding=True)), *_shown())
     )
     found = {key: Found(standing=Standing.GONE, document_id="") for key in chunk_ids}
-    for row in _each_thousand(connection, statement, chunk_ids, {"collection_id": collection_id}):
+    for row in _each_thousand(connection, statement, chunk_ids, {}):
+        if row.collection_id != collection_id:
+            continue
         if not row.open:
             standing = Standing.FORBIDDEN
-        elif row.chunking_id == chunking_id or found[row.id].standing is Standing.THERE:
+        elif row.chunking_id == chunking_id or found[row.chunk_id].standing is Standing.THERE:
             standing = Standing.THERE
         else:
             standing = Standing.LIFTED
-        found[row.id] = Found(standing=standing, document_id=row.document_id)
+        found[row.chunk_id] = Found(standing=standing, document_id=row.id)
     return found
 
 
@@ -86,27 +87,25 @@ def documents_found(
     """The same for whole documents. One without any text, or whose text this chunking could not cut, is gone."""
     d, v, cut = t.Document, t.DocumentVersion, t.Placed
     statement = (
-        select(d.id, d.acl.is_(None).label("open"))
+        select(d.id, d.collection_id, d.acl.is_(None).label("open"))
         .join(v, newest_version())
         .join(cut, and_(cut.version_id == v.id, cut.chunking_id == bindparam("chunking_id")), isouter=True)
         .where(d.id.in_(bindparam("ids", expanding=True)), cut.error.is_(None), *_shown())
     )
     found = {key: Found(standing=Standing.GONE, document_id=key) for key in document_ids}
-    values = {"collection_id": collection_id, "chunking_id": chunking_id}
-    for row in _each_thousand(connection, statement, document_ids, values):
-        standing = Standing.THERE if row.open else Standing.FORBIDDEN
-        found[row.id] = Found(standing=standing, document_id=row.id)
+    for row in _each_thousand(connection, statement, document_ids, {"chunking_id": chunking_id}):
+        if row.collection_id == collection_id:
+            standing = Standing.THERE if row.open else Standing.FORBIDDEN
+            found[row.id] = Found(standing=standing, document_id=row.id)
     return found
 
 
 def _shown() -> tuple[Any, ...]:
-    """The document is in the collection, and its newest version was not deleted."""
-    d = t.Document
-    return (
-        d.collection_id == bindparam("collection_id"),
-        d.state != DocumentState.DELETED,
-        t.DocumentVersion.seq > d.deleted_seq,
-    )
+    """The document's newest version was not deleted.
+
+    Its collection is no condition but a column: SQLite would begin with all documents of the collection, every time.
+    """
+    return t.Document.state != DocumentState.DELETED, t.DocumentVersion.seq > t.Document.deleted_seq
 
 
 def _each_thousand(connection: Connection, statement: Any, ids: Sequence[str], values: dict[str, Any]) -> Iterator[Any]:
