@@ -32,7 +32,7 @@ _BATCH = 512  # texts encoded at a time, and documents compared with all queries
 _QUERIES = 2048  # queries compared with a batch at a time
 _LOW = 2**32 - 1
 
-Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Report = Callable[[str, int, int], None]  # what is being done, how many are done (0 first), of how many
 Keys = NDArray[np.int64]
 
 
@@ -125,6 +125,7 @@ def exact_search(
     asked = _encode_queries(encoder, list(queries.values()), tell)  # (Q, D)
     best = np.full((len(queries), k), np.iinfo(np.int64).min)  # (Q, k)
     done = 0
+    tell("documents", done, len(names))
     for batch in _batches(documents, _BATCH):
         inputs = [encoder.spec.render(title=one.title, headings=(), text=one.text) for one in batch]
         places = np.array([position[one.id] for one in batch], dtype=np.int64)  # (B,)
@@ -153,6 +154,7 @@ def run_deployment(
     tell = report or _silent
     qrels, run, seconds = {}, {}, {}
     answer: SearchResult | None = None
+    tell("queries", 0, len(queries))
     for done, query in enumerate(queries, start=1):
         before, started = answer, time.perf_counter()
         answer = _ask(search, query)
@@ -217,6 +219,7 @@ def evaluation(
 
 def _encode_queries(encoder: Encoder, texts: Sequence[str], tell: Report) -> Vectors:
     vectors = np.empty((len(texts), encoder.spec.dimension), dtype=np.float32)  # (Q, D)
+    tell("queries", 0, len(texts))
     for start in range(0, len(texts), _BATCH):
         part = texts[start : start + _BATCH]
         vectors[start : start + len(part)] = encoder.encode_queries(part)

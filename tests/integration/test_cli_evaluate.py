@@ -137,8 +137,8 @@ def test_people_see_a_table_and_what_was_left_out(
     assert "animals test: 3 queries, 4 documents" in result.stdout
     assert "nDCG@10\t0.6667\n" in result.stdout
     assert result.stderr.splitlines() == [
-        "1 judged queries without any grade above 0 are left out",
-        "1 judged ids are not in the corpus, and count as never found",
+        "Judged queries without any grade above 0, which are left out: 1",
+        "Judged ids that are not in the corpus, and so count as never found: 1",
     ]
 
 
@@ -221,8 +221,8 @@ def test_ids_that_no_document_fits_are_told(filled: CommandLine, folder: Path) -
         house.catch_up()
     result = filled("evaluate", str(folder), "--collection", "default")
     assert result.exit_code == 0
-    assert "1 judged ids are no document of default, and count as never found: gone" in result.stderr
-    assert "1 judged ids fit the URIs of several documents, and count as never found: d2" in result.stderr
+    assert "that are no document of default, and so count as never found: 1 (gone)" in result.stderr
+    assert "that fit the URIs of several documents, and so count as never found: 1 (d2)" in result.stderr
     assert filled.json("evaluate", str(folder), "--collection", "default")["data"]["unknown"] == 2
 
 
@@ -284,7 +284,7 @@ def test_a_comparison_has_everything(run: CommandLine, pair: list[str]) -> None:
 def test_people_see_the_difference_and_who_moved(run: CommandLine, pair: list[str]) -> None:
     result = run("compare", *pair)
     assert result.exit_code == 0
-    assert "0.4000 > 0.6500 over 5 queries" in result.stdout
+    assert "0.4000 -> 0.6500 over 5 queries" in result.stdout
     assert "+0.2500, 95 % interval [" in result.stdout
     assert "3 better, 1 worse, 1 equal" in result.stdout
     assert "e\t0.2500\t1.0000\t0.7500\n" in result.stdout

@@ -66,7 +66,7 @@ def _show(found: Comparison, winners: list[dict[str, Any]], losers: list[dict[st
     by = found.difference
     output.pairs(
         {
-            found.measure: f"{found.base:.4f} > {found.other:.4f} over {found.n:,} queries",
+            found.measure: f"{found.base:.4f} -> {found.other:.4f} over {found.n:,} queries",
             "difference": f"{by.mean:+.4f}, 95 % interval [{by.low:+.4f}, {by.high:+.4f}]",
             "p": f"{found.p:.4f} (two-sided randomisation test)",
             "queries": f"{found.wins:,} better, {found.losses:,} worse, {found.ties:,} equal",

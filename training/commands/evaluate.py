@@ -176,8 +176,8 @@ def _judged(data: Beir, documents: dict[str, str], collection: str) -> tuple[lis
             "URI has to be the id, or to end with #<id>, /<id> or /<id>.<extension>: "
             f"nvr-rag ingest {data.folder / 'corpus.jsonl'} makes such documents"
         )
-    _warn(matches.missing, f"judged ids are no document of {collection}, and count as never found")
-    _warn(matches.ambiguous, "judged ids fit the URIs of several documents, and count as never found")
+    _warn(matches.missing, f"that are no document of {collection}")
+    _warn(matches.ambiguous, "that fit the URIs of several documents")
     queries = []
     for query, text in data.queries.items():
         grades: dict[str, int] = {}
@@ -190,7 +190,8 @@ def _judged(data: Beir, documents: dict[str, str], collection: str) -> tuple[lis
 
 def _warn(ids: tuple[str, ...], what: str) -> None:
     if ids:
-        output.note(f"{len(ids):,} {what}: {', '.join(ids[:_SHOWN])}{' ...' if len(ids) > _SHOWN else ''}")
+        shown = ", ".join(ids[:_SHOWN]) + (" ..." if len(ids) > _SHOWN else "")
+        output.note(f"Judged ids {what}, and so count as never found: {len(ids):,} ({shown})")
 
 
 @contextmanager
@@ -200,12 +201,12 @@ def _bars() -> Iterator[Report]:
         tasks: dict[str, tuple[TaskID, float]] = {}
 
         def report(what: str, done: int, total: int) -> None:
-            now = time.perf_counter()
             if what not in tasks:
-                tasks[what] = (bars.add_task(what, total=total), now)
-            task, started = tasks[what]
-            rate = f", {done / (now - started):,.0f}/s" if now > started else ""
-            bars.update(task, description=f"{what.capitalize()}{rate}", completed=done, total=total)
+                tasks[what] = (bars.add_task(what.capitalize(), total=total), time.perf_counter())
+            elif done:
+                task, started = tasks[what]
+                rate = done / max(time.perf_counter() - started, 1e-9)
+                bars.update(task, description=f"{what.capitalize()}, {rate:,.0f}/s", completed=done)
 
         yield report
 
@@ -224,8 +225,8 @@ def _show(found: Evaluation) -> None:
         }
     )
     if data.unanswerable:
-        output.note(f"{data.unanswerable:,} judged queries without any grade above 0 are left out")
+        output.note(f"Judged queries without any grade above 0, which are left out: {data.unanswerable:,}")
     if data.unknown and what["kind"] == "encoder":
-        output.note(f"{data.unknown:,} judged ids are not in the corpus, and count as never found")
+        output.note(f"Judged ids that are not in the corpus, and so count as never found: {data.unknown:,}")
     output.say()
     output.table(("measure", "mean"), [(name, f"{value:.4f}") for name, value in found.means.items()])

@@ -118,7 +118,7 @@ def test_the_corpus_goes_through_in_batches_and_progress_is_told(monkeypatch: py
         report=lambda *progress: told.append(progress),
     )
     assert encoder.batches == [4, 4, 2]
-    assert told == [("queries", 2, 2), ("documents", 4, 10), ("documents", 8, 10), ("documents", 10, 10)]
+    assert told == [("queries", 0, 2), ("queries", 2, 2), *(("documents", done, 10) for done in (0, 4, 8, 10))]
 
 
 # hits as targets
@@ -201,7 +201,7 @@ def test_each_query_is_asked_once_and_told() -> None:
     assert found.run == {"k1": ["D1"], "k2": []}
     assert (found.deployment.id, found.mode) == (1, Mode.DENSE)
     assert found.seconds.keys() == {"k1", "k2"}
-    assert told == [("queries", 1, 2), ("queries", 2, 2)]
+    assert told == [("queries", 0, 2), ("queries", 1, 2), ("queries", 2, 2)]
 
 
 def test_a_query_that_cannot_be_asked_is_named() -> None:
