@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from nvr_rag import __version__, output
-from nvr_rag.commands import collections, documents, search, serve, status, verify
+from nvr_rag.commands import collections, deploy, documents, index, models, search, serve, status, verify
 from nvr_rag.errors import InvalidInput, NvrError
 
 GROUP = "nvr_rag.commands"
@@ -80,7 +80,10 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
 app.add_typer(collections.app, name="collections")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(documents.app, name="documents")
+app.add_typer(index.app, name="index")
+app.add_typer(models.app, name="models")
 
 
 def _print_version(wanted: bool) -> None:

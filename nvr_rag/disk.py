@@ -1,4 +1,4 @@
-"""Room on the disk: what a folder takes, and what is left. Knows nothing of what lies in it."""
+"""Room on the disk: what a folder takes, what is left, and making room. Knows nothing of what lies in a folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ def allocated(folder: Path) -> int:
             with suppress(OSError):  # files come and go while a server works
                 total += os.stat(os.path.join(parent, file)).st_blocks * 512
     return total
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; what a crash leaves of it has another name, and is never taken for whole. Raises OSError."""
+    doomed = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(doomed, ignore_errors=True)  # left by a crash
+    with suppress(FileNotFoundError):
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def free(folder: Path) -> int:

@@ -114,6 +114,13 @@ def all_infos(connection: Connection, collection_id: int | None = None) -> list[
     return [IndexInfo(**row._mapping) for row in connection.execute(statement)]
 
 
+def kept(connection: Connection, collection_id: int | None = None) -> list[IndexInfo]:
+    """Indexes that the store may still have, or those of one collection, oldest first: live ones, and retired ones
+    that nobody has dropped yet."""
+    gone = set(connection.scalars(select(t.SearchIndex.id).where(t.SearchIndex.dropped_at.is_not(None))))
+    return [info for info in all_infos(connection, collection_id) if info.id not in gone]
+
+
 def open_index(
     store: Store, info: IndexInfo, load_encoder: Callable[[], Encoder], lexical: LexicalEncoder
 ) -> LiveIndex:

@@ -148,6 +148,16 @@ def size(count: int | None) -> str:
     raise AssertionError("unreachable")
 
 
+def pace(done: int, left: int, seconds: float) -> str:
+    """How fast it goes and how long it will still take, in words; "" before anything is known."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    minutes, rest = divmod(round(left * seconds / done), 60)
+    hours, minutes = divmod(minutes, 60)
+    ahead = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{done / seconds:,.1f} changes a second, {ahead} left"
+
+
 def _console(terminal: bool, *, stderr: bool) -> Console:
     from rich.console import Console
 

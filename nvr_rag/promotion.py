@@ -8,7 +8,7 @@ finish where they began.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from nvr_rag.workspace import Workspace
 PREPARE_SECONDS = 120.0  # how long API processes may take to load an index and an encoder
 LEVEL_SECONDS = 15.0  # how long an index that lags is waited for
 POLL_SECONDS = 0.05
+PROMOTABLE = (*deployments.WAITING, "previous")
 
 Tell = Callable[[str], None]
 
@@ -51,8 +52,9 @@ def promote(workspace: Workspace, deployment_id: int, *, collection: str, tell: 
     tell = tell or (lambda _words: None)
     started = time.monotonic()
     wanted = _of_collection(workspace.database, deployment_id, collection)
-    if wanted.state not in ("candidate", "prepared", "previous"):
-        raise Conflict(f"deployment {deployment_id} is {wanted.state}; {_possible(workspace.database, wanted)}")
+    if wanted.state not in PROMOTABLE:
+        there = _listed(workspace.database, wanted.collection_id, PROMOTABLE)
+        raise Conflict(f"deployment {deployment_id} is {wanted.state}; one can promote {there or 'none at the moment'}")
     _wait_until_level(workspace, wanted, tell)
     if wanted.state != "previous":  # that one has served, and is kept up and loaded
         tell("verifying the index against the documents")
@@ -77,11 +79,24 @@ def promote(workspace: Workspace, deployment_id: int, *, collection: str, tell: 
     )
 
 
-def roll_back(workspace: Workspace, *, collection: str, tell: Tell | None = None) -> Switch:
-    """Make the deployment that served before serve again. Raises NotFound when there is none, Conflict as `promote`."""
-    with workspace.database.read() as connection:
-        last = deployments.last(connection, collections.find(connection, collection))
-    return promote(workspace, last.id, collection=collection, tell=tell)
+def roll_back(
+    workspace: Workspace, deployment_id: int | None = None, *, collection: str, tell: Tell | None = None
+) -> Switch:
+    """Make the deployment that served before serve again, or another one that has served and is kept ready.
+
+    Raises NotFound when there is none, Conflict as `promote` and for one that never served.
+    """
+    if deployment_id is None:
+        with workspace.database.read() as connection:
+            deployment_id = deployments.last(connection, collections.find(connection, collection)).id
+    else:
+        wanted = _of_collection(workspace.database, deployment_id, collection)
+        if wanted.state != "previous":
+            there = _listed(workspace.database, wanted.collection_id, ("previous",))
+            raise Conflict(
+                f"deployment {deployment_id} is {wanted.state}; one can go back to {there or 'none at the moment'}"
+            )
+    return promote(workspace, deployment_id, collection=collection, tell=tell)
 
 
 def _of_collection(database: Database, deployment_id: int, collection: str) -> Deployment:
@@ -96,11 +111,10 @@ def _of_collection(database: Database, deployment_id: int, collection: str) -> D
     return found
 
 
-def _possible(database: Database, wanted: Deployment) -> str:
+def _listed(database: Database, collection_id: int, states: Sequence[str]) -> str:
     with database.read() as connection:
-        found = deployments.all_of(connection, wanted.collection_id, ("candidate", "prepared", "previous"))
-    listed = ", ".join(f"{one.id} ({one.state})" for one in found)
-    return f"those that can be promoted: {listed}" if listed else "there is none that could be promoted now"
+        found = deployments.all_of(connection, collection_id, states)
+    return ", ".join(f"{one.id} ({one.state})" for one in found)
 
 
 def _switch(workspace: Workspace, wanted: Deployment, tell: Tell) -> Deployment:

@@ -28,7 +28,7 @@ class EncoderVersion:
     tokenizer: str
     parent: str | None  # fingerprint of what it was fine-tuned from
     created_at: datetime
-    training: Mapping[str, Any] | None  # how it was made: run, recipe, data hashes
+    training: Mapping[str, Any] | None  # how it was made: run, recipe, data hashes; or `added_from`: directory, hub id
     removed_at: datetime | None  # its files are gone
 
 
@@ -81,17 +81,32 @@ def get(connection: Connection, fingerprint: str) -> EncoderVersion:
     return EncoderVersion(**row._mapping)
 
 
-def find(connection: Connection, name: str) -> EncoderVersion:
-    """The version that a person names: by fingerprint, its beginning, or the source of a bundled model.
+def usable(connection: Connection, fingerprint: str) -> EncoderVersion:
+    """One version whose files are there. Raises NotFound, also for one that was removed."""
+    version = get(connection, fingerprint)
+    if version.removed_at is not None:
+        raise NotFound(
+            f"the encoder version {fingerprint[:SHORT]} was removed; nvr-rag models add brings it back from the "
+            "directory or the hub that it came from"
+        )
+    return version
 
-    Raises NotFound, InvalidInput for a beginning that several share.
+
+def find(connection: Connection, name: str) -> EncoderVersion:
+    """The version that a person names: by fingerprint, its beginning, the name of a bundled model, or what it was
+    added from.
+
+    Raises NotFound, InvalidInput for a name that several share.
     """
     found = [one for one in all_versions(connection) if _is_called(one, name)]
     if not found:
-        raise NotFound(f"no encoder version {name[:80]!r}; nvr-rag models list shows what there is")
+        raise NotFound(
+            f"no encoder version {name[:80]!r}; nvr-rag models list shows what there is, and the first {_FEWEST} "
+            "characters of a fingerprint name it"
+        )
     if len(found) > 1:
         shown = ", ".join(one.fingerprint[:SHORT] for one in found)
-        raise InvalidInput(f"{name!r} begins several fingerprints ({shown}); give more of it", field="model")
+        raise InvalidInput(f"{name[:80]!r} names several encoder versions; give one of {shown}", field="model")
     return found[0]
 
 
@@ -154,4 +169,4 @@ def measured(connection: Connection, encoder: str) -> list[Measured]:
 
 def _is_called(version: EncoderVersion, name: str) -> bool:
     begins = len(name) >= _FEWEST and version.fingerprint.startswith(name.lower())
-    return begins or version.source == name
+    return begins or name in (version.source, (version.training or {}).get("added_from"))

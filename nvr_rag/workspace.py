@@ -20,7 +20,7 @@ from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.deployments import Deployment
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.encoders.bundled import BUNDLED
-from nvr_rag.errors import ConfigurationError, EncoderMismatch, IndexMismatch, IndexMissing, StoreError
+from nvr_rag.errors import ConfigurationError, Conflict, EncoderMismatch, IndexMismatch, IndexMissing, StoreError
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.retriever import Retriever
@@ -78,7 +78,7 @@ class Workspace:
         with self._opening:
             if fingerprint not in self._encoders:
                 with self.database.read() as connection:
-                    version = registry.get(connection, fingerprint)
+                    version = registry.usable(connection, fingerprint)
                 loaded = self._load(version.source)
                 if loaded.fingerprint != fingerprint:
                     raise EncoderMismatch(
@@ -144,15 +144,36 @@ class Workspace:
     ) -> registry.EncoderVersion:
         """Check a model directory, a hub id or the bundled model, copy it into the data folder and register it.
 
-        Doing it again is fine. Raises EncoderError: what is wrong with which file.
+        Where nothing is said of how it was made, where it came from is kept. Doing it again is fine. Raises
+        EncoderError: what is wrong with which file.
         """
         from nvr_rag.encoders.torch import load_encoder
 
         encoder = load_encoder(source, threads=self.settings.threads)
+        encoder.encode_documents(["a model may load and still make no vectors"])
         kept = self._keep(encoder, source)
+        if training is None and source != BUNDLED:
+            training = {"added_from": str(Path(source).resolve()) if Path(source).is_dir() else source}
         with self.database.write() as connection:
             registry.register(connection, encoder, kept, parent=parent, training=training)
             return registry.get(connection, encoder.fingerprint)
+
+    def discard(self, fingerprint: str) -> int:
+        """Forget an encoder version and delete its copy in the data folder; the bytes that are free again.
+
+        Raises NotFound, Conflict for a bundled model and while an index needs it.
+        """
+        with self.database.write() as connection:
+            if registry.usable(connection, fingerprint).source == BUNDLED:
+                raise Conflict(f"{BUNDLED} comes with the installation and takes no room here; there is nothing to do")
+            registry.remove(connection, fingerprint)
+        kept = self.home / "models" / fingerprint
+        freed = disk.allocated(kept)
+        try:
+            disk.remove(kept)
+        except OSError as error:
+            raise ConfigurationError(f"{kept} cannot be deleted ({error.strerror}); delete it by hand") from error
+        return freed
 
     def propose(self, collection: str, encoder: str, *, run: str | None = None) -> Deployment:
         """Begin an index of a collection with another encoder version, beside the one that serves, and a candidate that
@@ -167,6 +188,7 @@ class Workspace:
             found = deployments.of_run(connection, run) if run else None
             if found is not None:
                 return found
+            registry.usable(connection, encoder)  # it may have been removed since it was loaded
             now = deployments.serving(connection, collection)
             serving = indexes.get(connection, now.index_id)
             self._check_room(serving.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -12,7 +11,7 @@ import typer
 
 from nvr_rag import output
 from nvr_rag.commands import common
-from nvr_rag.errors import InvalidInput, NvrError
+from nvr_rag.errors import InvalidInput
 from nvr_rag.types import DocumentState, Mode
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def configure(
 @app.command("delete")
 def delete(
     name: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: common.Yes = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Delete a collection with its documents, queries and feedback."""
@@ -99,38 +98,17 @@ def delete(
         with workspace.database.read() as connection:
             info = collections.info(connection, name)
         if not yes:
-            _confirm(f"Delete the collection {name} with {info.documents[DocumentState.READY]} documents?")
+            common.confirm(f"Delete the collection {name} with {info.documents[DocumentState.READY]} documents?")
         with workspace.database.write() as connection:
             orphans = indexes.all_infos(connection, collections.find(connection, name))
             collections.remove(connection, name)
-        left = [index.name for index in orphans if not _dropped(workspace, index.id)]
+        left = [index.name for index in orphans if not common.dropped(workspace, index.id)]
     if left:
         output.note("The index's owner, or the next server, removes what is left of it on the disk.")
     if as_json:
         output.emit({"deleted": name, "documents": info.documents, "indexes_left": left})
     else:
         output.say(f"Deleted {name}.")
-
-
-def _confirm(question: str) -> None:
-    """Raises Abort for a no, InvalidInput where nobody can be asked."""
-    if not _is_watched():
-        raise InvalidInput("deleting needs a confirmation, and there is no terminal to ask at; say --yes", field="yes")
-    typer.confirm(question, abort=True, err=True)
-
-
-def _is_watched() -> bool:
-    return sys.stdin.isatty()
-
-
-def _dropped(workspace: Workspace, index_id: int) -> bool:
-    """Drop an index of a deleted collection, unless it is another process's or something is in the way."""
-    from nvr_rag import indexes
-
-    with suppress(NvrError):
-        indexes.drop_retired(workspace.database, workspace.store, index_id)
-        return True
-    return False
 
 
 def _tell(workspace: Workspace, name: str, done: str, *, as_json: bool) -> None:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from nvr_rag import __version__, output
 from nvr_rag.commands import common
-from nvr_rag.disk import allocated
 from nvr_rag.types import DocumentState
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from nvr_rag.collections import CollectionInfo
-    from nvr_rag.indexes import IndexInfo
     from nvr_rag.workspace import Workspace
 
 
@@ -70,19 +68,7 @@ def _collection(workspace: Workspace, connection: Connection, info: CollectionIn
         }
         if serving
         else None,
-        "indexes": [_index(workspace, index, info.head_seq) for index in live],
-    }
-
-
-def _index(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict[str, Any]:
-    return {
-        "id": index.id,
-        "name": index.name,
-        "encoder": index.encoder,
-        "applied_seq": index.applied_seq,
-        "head_seq": head_seq,
-        "lag": head_seq - index.applied_seq,
-        "bytes_on_disk": None if workspace.settings.qdrant.url else allocated(workspace.home / "indexes" / index.name),
+        "indexes": [common.index_as_json(workspace, index, info.head_seq) for index in live],
     }
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from nvr_rag import chunkings, cli, jobs, processes
 from nvr_rag.api.schemas import SearchAnswer
-from nvr_rag.commands import collections, common
+from nvr_rag.commands import common
 from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.disk import allocated
 from tests.integration.command_line import CommandLine
@@ -232,7 +232,7 @@ def test_deleting_a_collection_leaves_an_index_that_is_in_use_to_its_owner(fille
 def test_deleting_a_collection_asks_at_a_terminal(
     filled: CommandLine, monkeypatch: pytest.MonkeyPatch, answer: str, left: int
 ) -> None:
-    monkeypatch.setattr(collections, "_is_watched", lambda: True)
+    monkeypatch.setattr(common, "is_watched", lambda: True)
     assert filled("collections", "delete", "default", stdin=answer).exit_code == left
     assert len(filled.json("collections", "list")["collections"]) == left
 

@@ -97,3 +97,18 @@ def test_progress_is_for_people_only(
 )
 def test_size(count: int | None, words: str) -> None:
     assert output.size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("done", "left", "seconds", "words"),
+    [
+        (100, 300, 50.0, "2.0 changes a second, 2 min 30 s left"),
+        (1000, 500, 100.0, "10.0 changes a second, 50 s left"),
+        (1, 100, 120.0, "0.0 changes a second, 3 h 20 min left"),
+        (128, 0, 2.0, "64.0 changes a second, 0 s left"),
+        (0, 100, 5.0, ""),
+        (5, 100, 0.0, ""),
+    ],
+)
+def test_pace(done: int, left: int, seconds: float, words: str) -> None:
+    assert output.pace(done, left, seconds) == words

@@ -52,3 +52,29 @@ def test_a_server_that_ends_in_order_is_gone_at_once(house: House) -> None:
     processes.withdraw(house.database, server)
     processes.beat(house.database, server)
     assert processes.alive(house.database, "serve") == []
+
+
+def prepared(house: House) -> dict[str, str | None]:
+    (found,) = processes.alive(house.database, "serve")
+    return dict(found.prepared)
+
+
+def test_a_server_says_what_it_has_loaded_and_why_it_has_not(house: House) -> None:
+    server = processes.announce(house.database, "serve")
+    assert prepared(house) == {}
+    processes.beat(house.database, server, {1: None, 2: "the disk is full"})
+    assert prepared(house) == {"1": None, "2": "the disk is full"}
+    processes.beat(house.database, server)  # nothing new to say
+    assert prepared(house) == {"1": None, "2": "the disk is full"}
+    processes.beat(house.database, server, {2: None})
+    assert prepared(house) == {"2": None}
+    processes.beat(house.database, server, {})
+    assert prepared(house) == {}
+
+
+def test_each_server_speaks_for_itself(house: House) -> None:
+    first, second = (processes.announce(house.database, "serve") for _ in range(2))
+    processes.beat(house.database, first, {1: None})
+    processes.beat(house.database, second, {1: "no"})
+    found = {one.id: one.prepared for one in processes.alive(house.database, "serve")}
+    assert found == {first: {"1": None}, second: {"1": "no"}}
