@@ -15,7 +15,6 @@ from nvr_rag.db.session import Database
 from nvr_rag.errors import Conflict, NotFound
 
 LEASE_SECONDS = 60.0
-HEARTBEAT_SECONDS = 5.0  # between two heartbeats of a worker that is at work
 MAX_ATTEMPTS = 3
 
 
@@ -75,6 +74,11 @@ def requeue(database: Database, job_id: int) -> bool:
             .values(state="queued", lease_until=None, worker=None, attempts=0, error=None)
         )
         return done.rowcount == 1
+
+
+def release(database: Database, job_id: int, worker: str) -> bool:
+    """Put a job back that this worker does not finish; False when it was taken away meanwhile."""
+    return _update(database, job_id, worker, {"state": "queued", "lease_until": None, "worker": None})
 
 
 def get(database: Database, job_id: int) -> Job:

@@ -1,7 +1,7 @@
 """The records that the steps of a lap hand to each other, and the JSON Lines files that carry them between processes.
 
-Judged queries go in at one end, training examples leave at the other. Files are written whole or not at all. Nothing here
-knows a database, an index or a model.
+Judged queries go in at one end, training examples leave at the other. Files are written whole or not at all. Nothing
+here knows a database, an index or a model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""`nvr-rag mine`: hard negatives for what was judged, and a report of what was filtered; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nvr_rag import output
+from nvr_rag.commands import common
+from nvr_rag.errors import InvalidInput, NvrError
+from training.commands.retrain import RecipeName, Rule
+
+
+def mine(
+    collection: common.InCollection = "default",
+    recipe: RecipeName = None,
+    rule: Rule = None,
+    examples: Annotated[
+        Path | None, typer.Option("--output", help="Write the examples, with texts, to this JSON Lines file.")
+    ] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Mine hard negatives from the judgments that are not held out, and tell what each rule removed."""
+    from training.commands import following
+
+    following.check_installed()
+    if examples is not None and not examples.parent.is_dir():
+        raise InvalidInput(f"{examples.parent} is not a folder; make it first", field="output")
+    with common.open_workspace() as workspace:
+        from training.running import new_request
+        from training.runs import run_folder
+
+        request = new_request(collection, recipe=recipe, rule=rule, dry_run=True)
+        result = following.follow(workspace, following.take(workspace, request, resume=False))
+        folder = run_folder(workspace.home, str(result["run"]))
+        if not folder.mining.is_file():
+            raise NvrError(f"nothing was mined: {'; '.join(result['reasons'])}")
+        report: dict[str, Any] = json.loads(folder.mining.read_text(encoding="utf-8"))["report"]
+        if examples is not None:
+            shutil.copyfile(folder.examples, examples)
+    if as_json:
+        output.emit({"collection": collection, "run": result["run"], "mining": report, "report": result["report"]})
+    else:
+        _show(report)
+        output.say(f"Report: {result['report']['page']}")
+
+
+def _show(report: dict[str, Any]) -> None:
+    """Counts for a person: plain numbers first, then what was removed and how many negatives came of it."""
+    output.pairs({name.replace("_", " "): value for name, value in report.items() if isinstance(value, (int, float))})
+    for name, counts in report.items():
+        if isinstance(counts, dict) and counts and all(isinstance(value, (int, float)) for value in counts.values()):
+            output.say()
+            output.table((name.replace("_", " "), "count"), [[key, value] for key, value in counts.items()])

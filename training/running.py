@@ -1,0 +1,142 @@
+"""Laps as jobs: claimed, kept alive by heartbeats, told how far they are, finished. A process's side of a lap.
+
+A job of the kind `retrain` enters; its result, or its error, is in the database when it leaves. The same for a server,
+which runs laps in a thread, and for a command that runs one itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nvr_rag import jobs
+from nvr_rag.db.session import Database
+from nvr_rag.errors import ConfigurationError, NvrError
+from nvr_rag.ids import new_id
+from nvr_rag.jobs import Job
+from nvr_rag.workspace import Workspace
+from training.children import Stopped
+from training.lap import Progress
+from training.loop import Request, report_of, run_lap
+from training.runs import run_folder
+
+KIND = "retrain"
+BEAT_SECONDS = 1.0  # what those who follow a lap see is at most this old
+_LOOK_SECONDS = 0.1
+
+
+def ask(workspace: Workspace, request: Request) -> int:
+    """Enqueue a lap; returns the job's id. Raises Conflict while the collection has one, NotFound."""
+    return jobs.enqueue_alone(workspace.database, KIND, request.collection, request.as_json())
+
+
+def new_request(collection: str, **options: Any) -> Request:
+    """A request for a lap of its own."""
+    return Request(collection=collection, run=new_id(), **options)
+
+
+def left_behind(workspace: Workspace, collection: str) -> Job | None:
+    """A lap of the collection whose process has died, on this machine: it may go on at once."""
+    for job in jobs.of_collection(workspace.database, KIND, collection):
+        if job.state == "running" and run_folder(workspace.home, str(job.payload["run"])).abandoned():
+            return job
+    return None
+
+
+def last_failed(workspace: Workspace, collection: str) -> Job | None:
+    """The newest lap of the collection when that has failed."""
+    found = jobs.of_collection(workspace.database, KIND, collection)
+    return found[-1] if found and found[-1].state == "failed" else None
+
+
+def run_job(
+    workspace: Workspace,
+    job: Job,
+    worker: str,
+    *,
+    stop: threading.Event,
+    tell: Callable[[Progress], None] = lambda _progress: None,
+) -> Mapping[str, Any] | None:
+    """Run a job that `worker` has claimed, and note how it ended; its report, or None when it failed or was stopped.
+
+    A job that is stopped goes back into the queue: whoever comes next goes on with it.
+    """
+    with _Heartbeat(workspace.database, job.id, worker, stop) as beat:
+
+        def hear(progress: Progress) -> None:
+            beat.progress = progress.as_json()
+            tell(progress)
+
+        try:
+            report = run_lap(workspace, _request(job), tell=hear, stop=beat.stop, advanced=beat.advanced)
+        except (Stopped, KeyboardInterrupt) as reason:
+            jobs.release(workspace.database, job.id, worker)
+            if isinstance(reason, KeyboardInterrupt):
+                raise
+            return None
+        except Exception as error:
+            words = str(error) if isinstance(error, NvrError) else f"unexpected {type(error).__name__}: {error}"
+            jobs.finish(workspace.database, job.id, worker, result=None, error=words)
+            if not isinstance(error, NvrError):
+                raise
+            return None
+    run = str(job.payload["run"])
+    result = {
+        "run": run,
+        "outcome": report["outcome"],
+        "promoted": report["promoted"],
+        "reasons": [one["text"] for one in (report["decision"] or {}).get("findings", ())],
+        "next_steps": report["next_steps"],
+        "report": report_of(workspace, run),
+    }
+    jobs.finish(workspace.database, job.id, worker, result=result, error=None)
+    return result
+
+
+def _request(job: Job) -> Request:
+    try:
+        return Request(**job.payload)
+    except TypeError as error:
+        raise ConfigurationError(f"job {job.id} was made by another release: {error}; ask again") from error
+
+
+class _Heartbeat:
+    """Keeps the lease of a job while the block runs; sets `stop` when the job was taken away."""
+
+    def __init__(self, database: Database, job_id: int, worker: str, stop: threading.Event) -> None:
+        self._database, self._job_id, self._worker, self._outer = database, job_id, worker, stop
+        self.stop = threading.Event()
+        self.progress: Mapping[str, Any] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lap-heartbeat", daemon=True)
+
+    def __enter__(self) -> _Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def advanced(self) -> None:
+        """Something that need not be done again is done."""
+        self._beat(advanced=True)
+
+    def _run(self) -> None:
+        waited = 0.0
+        while not self._ended.wait(_LOOK_SECONDS):
+            if self._outer.is_set():
+                self.stop.set()
+            waited += _LOOK_SECONDS
+            if waited >= BEAT_SECONDS:
+                waited = 0.0
+                self._beat()
+
+    def _beat(self, *, advanced: bool = False) -> None:
+        try:
+            mine = jobs.heartbeat(self._database, self._job_id, self._worker, self.progress, advanced=advanced)
+        except NvrError:  # the database is busy; there is time until the lease ends
+            return
+        if not mine:
+            self.stop.set()
