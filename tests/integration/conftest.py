@@ -12,6 +12,8 @@ from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
+from tests.integration.lifecycle import Doubles
+from tests.unit.encoders.conftest import saved_models, tiny  # noqa: F401 (fixtures)
 
 MAX_BODY_BYTES = 1_000_000
 
@@ -31,3 +33,11 @@ def shared_api(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -
     with Workspace(settings, store=MemoryStore(), encoder=HashEncoder()) as workspace, running(workspace) as api:
         api.put({"uri": "a", "text": "red fox jumps\n\nblue whale swims"}, {"uri": "b", "text": "green tea is hot"})
         yield api
+
+
+@pytest.fixture
+def doubles(monkeypatch: pytest.MonkeyPatch) -> Doubles:
+    """Encoder versions without models, which every workspace can load."""
+    made = Doubles()
+    monkeypatch.setattr(Workspace, "_load", lambda workspace, source: made.load(workspace, source))
+    return made

@@ -35,7 +35,17 @@ def test_help_is_there_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status"], ["documents", "list"], ["collections", "list"], ["documents", "delete", "x"]]
+    "arguments",
+    [
+        ["--help"],
+        ["status"],
+        ["documents", "list"],
+        ["collections", "list"],
+        ["documents", "delete", "x"],
+        ["models", "list"],
+        ["index", "list"],
+        ["deploy", "list"],
+    ],
 )
 def test_what_needs_no_encoder_loads_no_torch(home: Path, arguments: list[str]) -> None:
     program = """
