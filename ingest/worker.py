@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
-from ingest.indexer import Indexer
+from ingest.indexer import JOB_KINDS, Indexer
 from nvr_rag.errors import NvrError
 from nvr_rag.workspace import Workspace
 
@@ -20,6 +21,7 @@ class IndexerService:
     """Runs an indexer beside the API; see nvr_rag.services."""
 
     name = "indexer"
+    job_kinds: Sequence[str] = JOB_KINDS
 
     def __init__(self) -> None:
         self._stop = threading.Event()

@@ -5,6 +5,7 @@ This is how the indexer, which lives in `ingest`, comes to run inside `nvr-rag s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -18,6 +19,10 @@ class Service(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def job_kinds(self) -> Sequence[str]:
+        """The jobs that it takes from the database."""
 
     def start(self, workspace: Workspace) -> None: ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from nvr_rag import jobs
@@ -24,6 +25,11 @@ from training.runs import run_folder
 KIND = "retrain"
 BEAT_SECONDS = 1.0  # what those who follow a lap see is at most this old
 _LOOK_SECONDS = 0.1
+
+
+def missing_packages() -> list[str]:
+    """What has to be installed before a lap can be run."""
+    return [name for name in ("accelerate", "datasets", "ir_measures") if find_spec(name) is None]
 
 
 def ask(workspace: Workspace, request: Request) -> int:

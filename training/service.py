@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from nvr_rag import jobs
 from nvr_rag.errors import NvrError
 from nvr_rag.ids import new_id
 from nvr_rag.workspace import Workspace
-from training.running import KIND, run_job
+from training.running import KIND, missing_packages, run_job
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
@@ -23,6 +24,7 @@ class TrainerService:
     name = "trainer"
 
     def __init__(self) -> None:
+        self.job_kinds: Sequence[str] = () if missing_packages() else (KIND,)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._worker = new_id()
@@ -44,7 +46,7 @@ class TrainerService:
     def _run(self, workspace: Workspace) -> None:
         while not self._stop.wait(POLL_SECONDS):
             try:
-                job = jobs.claim(workspace.database, self._worker, (KIND,))
+                job = jobs.claim(workspace.database, self._worker, self.job_kinds)
                 if job is not None:
                     run_job(workspace, job, self._worker, stop=self._stop)
             except NvrError as error:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from nvr_rag import __version__
-from nvr_rag.api import collections, documents, feedback, health, openapi, problems, search
+from nvr_rag.api import collections, documents, feedback, health, openapi, problems, retrain, search
 from nvr_rag.api.dependencies import Parts
 from nvr_rag.api.gate import Gate
 from nvr_rag.api.preparing import Preparer
@@ -41,7 +41,7 @@ def create_app(workspace: Workspace, services: Sequence[Service] = ()) -> FastAP
     app.add_middleware(Gate, max_body_bytes=workspace.settings.api.max_body_bytes)
     problems.install(app)
     openapi.describe(app)
-    for part in (search, feedback, documents, collections, health):
+    for part in (search, feedback, documents, collections, retrain, health):
         app.include_router(part.router)
     return app
 

@@ -14,6 +14,7 @@ TAGS = [
     {"name": "search", "description": "Ask a collection."},
     {"name": "feedback", "description": "Say which hits were right; retraining learns from it."},
     {"name": "documents", "description": "Put, list and delete documents."},
+    {"name": "retraining", "description": "Make a better retriever of feedback."},
     {"name": "collections", "description": "Sets of documents that are searched as one."},
     {"name": "health", "description": "For supervisors and load balancers."},
 ]

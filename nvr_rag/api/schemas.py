@@ -316,6 +316,35 @@ class CollectionDetail(CollectionSummary):
     indexes: list[IndexState]
 
 
+class RetrainRequest(Body):
+    """A lap of the feedback loop."""
+
+    collection: CollectionName = "default"
+    recipe: str | None = Field(
+        default=None,
+        pattern="^[A-Za-z0-9_-]{1,64}$",
+        description="Name of a recipe that comes with nvr-rag; default: what the settings say.",
+    )
+    rule: Literal["naive", "margin-pos", "perc-pos"] | None = Field(
+        default=None, description="Which candidates may be negatives; default: what the recipe says."
+    )
+    dry_run: bool = Field(default=False, description="Collect and mine only.")
+    promote: bool = Field(default=False, description="Let the candidate serve when the gate accepts it.")
+
+
+class JobInfo(Answer):
+    """Work that the server does in the background."""
+
+    id: int
+    kind: str
+    collection: str | None
+    state: Literal["queued", "running", "done", "failed"]
+    progress: dict[str, Any] = Field(description="How far it is; what it holds depends on the kind.")
+    result: dict[str, Any] | None = Field(description="What came of it, once it is done.")
+    error: str | None = Field(description="Why it failed.")
+    created_at: datetime
+
+
 class Alive(Answer):
     """The process runs."""
 

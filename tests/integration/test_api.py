@@ -368,6 +368,8 @@ def test_openapi_is_complete(shared_api: Api) -> None:
         "/v1/documents/{document_id}": {"get", "delete"},
         "/v1/collections": {"get", "post"},
         "/v1/collections/{name}": {"get", "patch", "delete"},
+        "/v1/retrain": {"post"},
+        "/v1/jobs/{job_id}": {"get"},
         "/livez": {"get"},
         "/readyz": {"get"},
     }
@@ -381,7 +383,7 @@ def test_openapi_is_complete(shared_api: Api) -> None:
             wanted = "application/json" if int(status) < 400 else "application/problem+json"
             assert set(response["content"]) == {wanted}
     assert schema["components"]["schemas"].keys().isdisjoint({"HTTPValidationError", "ValidationError"})
-    for name in ("SearchRequest", "FeedbackItem", "PutDocuments", "TextDocument", "NewCollection"):
+    for name in ("SearchRequest", "FeedbackItem", "PutDocuments", "TextDocument", "NewCollection", "RetrainRequest"):
         assert schema["components"]["schemas"][name]["additionalProperties"] is False
     text = schema["components"]["schemas"]["SearchRequest"]["properties"]
     assert (text["query"]["minLength"], text["query"]["maxLength"]) == (1, 10_000)

@@ -21,9 +21,9 @@ UNHEARD_SECONDS = 20.0  # after which a server that does not take the job is ask
 
 def check_installed() -> None:
     """Raise ConfigurationError unless everything that a lap imports is there."""
-    from importlib.util import find_spec
+    from training.running import missing_packages
 
-    missing = [name for name in ("accelerate", "datasets", "ir_measures") if find_spec(name) is None]
+    missing = missing_packages()
     if missing:
         raise ConfigurationError(f"training needs {', '.join(missing)}; run: pip install 'nvr-rag[training]'")
 

@@ -1,0 +1,63 @@
+"""Retraining: ask for a lap of the feedback loop, and see how far it is. The work is a job that a service does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from nvr_rag import jobs
+from nvr_rag.api.dependencies import Parts, PartsOf
+from nvr_rag.api.openapi import problem_responses
+from nvr_rag.api.schemas import JobInfo, RetrainRequest
+from nvr_rag.errors import Conflict
+from nvr_rag.ids import new_id
+from nvr_rag.jobs import Job
+
+KIND = "retrain"
+MAX_JOB = 2**31 - 1  # what every engine's integer column can hold
+
+router = APIRouter(prefix="/v1", tags=["retraining"])
+
+
+@router.post(
+    "/retrain",
+    status_code=202,
+    summary="Retrain a collection",
+    responses=problem_responses(404, 409, 422, 503, body=True),
+)
+def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo:
+    """Begin a lap: mine, train, build an index beside the live one, and let the gate decide. One at a time."""
+    if not _offered(parts):
+        raise Conflict("this server cannot train: install 'nvr-rag[training]' where it runs, and restart it")
+    payload = {
+        "run": new_id(),
+        "recipe": body.recipe,
+        "rule": body.rule,
+        "dry_run": body.dry_run,
+        "promote": body.promote,
+    }
+    job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload)
+    response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
+    return _info(jobs.get(parts.workspace.database, job_id))
+
+
+@router.get("/jobs/{job_id}", summary="See how far a job is", responses=problem_responses(404, 422, 503))
+def get_job(job_id: Annotated[int, Path(ge=1, le=MAX_JOB)], parts: PartsOf) -> JobInfo:
+    """Its state, how far it is, and in the end what came of it."""
+    return _info(jobs.get(parts.workspace.database, job_id))
+
+
+def _offered(parts: Parts) -> bool:
+    return any(KIND in service.job_kinds for service in parts.services)
+
+
+def _info(job: Job) -> JobInfo:
+    values: dict[str, Any] = {name: getattr(job, name) for name in ("id", "kind", "state", "error", "created_at")}
+    return JobInfo(
+        **values,
+        collection=job.payload.get("collection"),
+        progress=dict(job.progress),
+        result=dict(job.result) if job.result is not None else None,
+    )

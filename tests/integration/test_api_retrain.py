@@ -1,0 +1,103 @@
+"""Retraining over HTTP: a job is asked for and seen; what cannot be asked for is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from nvr_rag import jobs
+from nvr_rag.api import retrain
+from nvr_rag.workspace import Workspace
+from tests.integration.api_support import Api, running
+from training import running as laps
+from training.loop import Request
+
+
+class Trainer:
+    """Says that it trains, and does nothing."""
+
+    name = "idle trainer"
+    job_kinds: Sequence[str] = ("retrain",)
+
+    def start(self, workspace: Workspace) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def problem(self) -> str | None:
+        return None
+
+
+@pytest.fixture
+def training_api(workspace: Workspace) -> Iterator[Api]:
+    with running(workspace, [Trainer()]) as api:
+        api.call("POST", "/v1/collections", 201, json={"name": "default"})
+        yield api
+
+
+def test_a_lap_is_asked_for_and_followed(training_api: Api) -> None:
+    api, database = training_api, training_api.workspace.database
+    response = api.client.post("/v1/retrain", json={"rule": "naive", "promote": True})
+    assert response.status_code == 202
+    asked = response.json()
+    assert (asked["kind"], asked["collection"], asked["state"], asked["result"]) == (
+        "retrain",
+        "default",
+        "queued",
+        None,
+    )
+    job = jobs.claim(database, "worker", ["retrain"])
+    assert job is not None
+    request = Request(**job.payload)  # what the loop reads is what the API has written
+    assert (request.rule, request.promote, request.dry_run, request.recipe) == ("naive", True, False, None)
+    jobs.heartbeat(database, job.id, "worker", {"step": "mine", "done": 3})
+    followed = api.call("GET", response.headers["Location"])
+    assert (followed["state"], followed["progress"]) == ("running", {"step": "mine", "done": 3})
+    jobs.finish(database, job.id, "worker", result={"outcome": "accept"}, error=None)
+    ended = api.call("GET", f"/v1/jobs/{job.id}")
+    assert (ended["state"], ended["result"], ended["error"]) == ("done", {"outcome": "accept"}, None)
+
+
+def test_the_api_and_the_loop_agree_on_names() -> None:
+    assert retrain.KIND == laps.KIND
+    assert {field.name for field in fields(Request)} == {
+        *("collection", "run", "recipe", "rule", "dry_run", "promote"),
+    }
+
+
+def test_a_second_lap_while_one_waits_is_refused(training_api: Api) -> None:
+    first = training_api.call("POST", "/v1/retrain", 202, json={})
+    problem = training_api.call("POST", "/v1/retrain", 409, json={})
+    assert f"retrain job {first['id']} is queued" in problem["detail"]
+    training_api.call("POST", "/v1/collections", 201, json={"name": "other"})
+    training_api.call("POST", "/v1/retrain", 202, json={"collection": "other"})
+
+
+def test_a_server_that_cannot_train_says_so(api: Api) -> None:
+    api.call("POST", "/v1/collections", 201, json={"name": "default"})
+    assert "nvr-rag[training]" in api.call("POST", "/v1/retrain", 409, json={})["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"collection": "nowhere"}, 404, "no collection 'nowhere'"),
+        ({"rule": "best"}, 422, "rule must be 'naive', 'margin-pos' or 'perc-pos'"),
+        ({"recipe": "../../etc/passwd"}, 422, "recipe must match pattern"),
+        ({"recipe": 7}, 422, "recipe must be a valid string"),
+        ({"promote": "yes"}, 422, "promote must be a valid boolean"),
+        ({"epochs": 5}, 422, "epochs is not a known field"),
+    ],
+)
+def test_what_cannot_be_asked_for(training_api: Api, body: dict[str, Any], status: int, words: str) -> None:
+    assert words in training_api.call("POST", "/v1/retrain", status, json=body)["detail"]
+    assert jobs.unfinished(training_api.workspace.database) == []
+
+
+@pytest.mark.parametrize(("job", "status"), [("1", 404), ("0", 422), ("x", 422), (str(2**40), 422)])
+def test_jobs_that_are_not_there(training_api: Api, job: str, status: int) -> None:
+    training_api.call("GET", f"/v1/jobs/{job}", status)
