@@ -38,5 +38,5 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(LOCK)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[dev,training]'
 	@touch $@
