@@ -42,7 +42,8 @@ def read_judgments(path: Path, split: str | None = None) -> list[JudgmentLine]:
 def _beir(folder: Path, split: str | None) -> list[JudgmentLine]:
     beir = read_beir(folder, split or _only_split(folder))
     texts = {
-        query: _query(text, f"{folder / 'queries.jsonl'}, query {query!r}") for query, text in beir.queries.items()
+        query: _query(storable(text), f"{folder / 'queries.jsonl'}, query {query!r}")
+        for query, text in beir.queries.items()
     }
     where = f"{folder}, split {beir.split}"
     return [
@@ -144,7 +145,7 @@ def _query(text: str, where: str) -> str:
         raise InvalidInput(
             f"{where}: a query has at most {MAX_QUERY_CHARACTERS} characters, this one has {len(text)}", field="query"
         )
-    return storable(text.strip())
+    return text.strip()
 
 
 def _in_range(grade: int, where: str) -> int:

@@ -139,7 +139,7 @@ def _collect(connection: Connection, collection: str, wanted: Callable[[str], bo
     collection_id = collections.find(connection, collection)
     index = indexes.get(connection, deployments.serving(connection, collection).index_id)
     said = _last_words(_votes(connection, collection_id, wanted))
-    verdicts = _verdicts(said, _found(connection, collection_id, index.chunking_id, said))
+    verdicts = _verdicts(said, _found(connection, index.chunking_id, said))
     queries = [query for key in sorted(verdicts) if (query := _judged(key, verdicts[key])) is not None]
     return JudgmentSet(
         queries=queries,
@@ -207,12 +207,12 @@ def _last_words(votes: Iterable[_Vote]) -> Said:
     return said
 
 
-def _found(connection: Connection, collection_id: int, chunking_id: int, said: Said) -> dict[_Target, Found]:
+def _found(connection: Connection, chunking_id: int, said: Said) -> dict[_Target, Found]:
     targets = {target for by_target in said.values() for target in by_target}
     chunk_ids = [target.chunk_id for target in targets if target.chunk_id]
     document_ids = [target.document_id for target in targets if target.document_id]
-    chunks = chunks_found(connection, collection_id, chunking_id, chunk_ids)
-    documents = documents_found(connection, collection_id, chunking_id, document_ids)
+    chunks = chunks_found(connection, chunking_id, chunk_ids)
+    documents = documents_found(connection, chunking_id, document_ids)
     return {target: chunks[target.chunk_id] if target.chunk_id else documents[target.document_id] for target in targets}
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import Connection, and_, bindparam, select
 
 from nvr_rag.db import tables as t
 from nvr_rag.documents import newest_version
-from nvr_rag.types import DocumentState
 
 _LOOKUP = 1000  # ids in one IN (...), under every engine's limit
 
@@ -56,21 +55,17 @@ def chunk_facts(connection: Connection, chunk_ids: Sequence[str]) -> dict[str, C
     }
 
 
-def chunks_found(
-    connection: Connection, collection_id: int, chunking_id: int, chunk_ids: Sequence[str]
-) -> dict[str, Found]:
-    """What has become of these chunks, for an index of the collection with this chunking; unknown ones are gone."""
+def chunks_found(connection: Connection, chunking_id: int, chunk_ids: Sequence[str]) -> dict[str, Found]:
+    """What has become of these chunks, for an index with this chunking; unknown ones are gone."""
     d, v, p = t.Document, t.DocumentVersion, t.Placement
     statement = (
-        select(p.chunk_id, p.chunking_id, d.id, d.collection_id, d.acl.is_(None).label("open"))
+        select(p.chunk_id, p.chunking_id, d.id, d.acl.is_(None).label("open"))
         .join(v, v.id == p.version_id)
         .join(d, newest_version())
-        .where(p.chunk_id.in_(bindparam("ids", expanding=True)), *_shown())
+        .where(p.chunk_id.in_(bindparam("ids", expanding=True)), v.seq > d.deleted_seq)
     )
     found = {key: Found(standing=Standing.GONE, document_id="") for key in chunk_ids}
     for row in _each_thousand(connection, statement, chunk_ids, {}):
-        if row.collection_id != collection_id:
-            continue
         if not row.open:
             standing = Standing.FORBIDDEN
         elif row.chunking_id == chunking_id or found[row.chunk_id].standing is Standing.THERE:
@@ -81,31 +76,20 @@ def chunks_found(
     return found
 
 
-def documents_found(
-    connection: Connection, collection_id: int, chunking_id: int, document_ids: Sequence[str]
-) -> dict[str, Found]:
+def documents_found(connection: Connection, chunking_id: int, document_ids: Sequence[str]) -> dict[str, Found]:
     """The same for whole documents. One without any text, or whose text this chunking could not cut, is gone."""
     d, v, cut = t.Document, t.DocumentVersion, t.Placed
     statement = (
-        select(d.id, d.collection_id, d.acl.is_(None).label("open"))
+        select(d.id, d.acl.is_(None).label("open"))
         .join(v, newest_version())
         .join(cut, and_(cut.version_id == v.id, cut.chunking_id == bindparam("chunking_id")), isouter=True)
-        .where(d.id.in_(bindparam("ids", expanding=True)), cut.error.is_(None), *_shown())
+        .where(d.id.in_(bindparam("ids", expanding=True)), v.seq > d.deleted_seq, cut.error.is_(None))
     )
     found = {key: Found(standing=Standing.GONE, document_id=key) for key in document_ids}
     for row in _each_thousand(connection, statement, document_ids, {"chunking_id": chunking_id}):
-        if row.collection_id == collection_id:
-            standing = Standing.THERE if row.open else Standing.FORBIDDEN
-            found[row.id] = Found(standing=standing, document_id=row.id)
+        standing = Standing.THERE if row.open else Standing.FORBIDDEN
+        found[row.id] = Found(standing=standing, document_id=row.id)
     return found
-
-
-def _shown() -> tuple[Any, ...]:
-    """The document's newest version was not deleted.
-
-    Its collection is no condition but a column: SQLite would begin with all documents of the collection, every time.
-    """
-    return t.Document.state != DocumentState.DELETED, t.DocumentVersion.seq > t.Document.deleted_seq
 
 
 def _each_thousand(connection: Connection, statement: Any, ids: Sequence[str], values: dict[str, Any]) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from nvr_rag import collections
+from nvr_rag import collections, corpus
 from nvr_rag.db import tables as t
 from nvr_rag.errors import InvalidInput, NotFound
 from nvr_rag.ids import document_id
@@ -107,6 +107,8 @@ def test_what_no_database_can_hold_is_replaced(library: House, tmp_path: Path) -
     assert [row[1] for row in stored(library)] == ["red\ufffdfox"]
     take(library, beir_folder(tmp_path / "beir", {"q": "red\0fox \udc80"}, test="q\tsea\t1\n"))
     assert [row[1] for row in stored(library)] == ["red\ufffdfox \ufffd"]
+    report = take(library, csv_file(tmp_path, "query,document,chunk\nfox,sea,\nfox,sea,c\0\n"))
+    assert report.unknown == ("sea chunk c\ufffd",)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,12 @@ def test_an_import_of_one_collection_leaves_the_others_alone(library: House, tmp
         import_judgments(library.database, "other", path, origin="test")
     with pytest.raises(NotFound, match="no collection 'nope'"):
         import_judgments(library.database, "nope", path, origin="test")
-    assert len(stored(library)) == 1
+    with library.database.write() as connection:
+        corpus.put(connection, "other", [document("their/sea", "text")])
+    assert import_judgments(library.database, "other", path, origin="test").replaced == 0
+    assert sorted(row[2] for row in stored(library)) == [SEA, "their/sea"]
+    assert remove_judgments(library.database, "default", "test") == 1
+    assert [row[2] for row in stored(library)] == ["their/sea"]
 
 
 def test_an_import_that_fails_half_way_loses_nothing(library: House, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from nvr_rag import chunks, collections
+from nvr_rag import chunks, collections, corpus
 from nvr_rag.db import tables as t
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import document_id, new_id, sha256_text
@@ -51,11 +51,20 @@ class Talk:
         with self.house.database.write() as connection:
             connection.execute(insert(t.FeedbackRow).values(**row, created_at=self.moment()))
 
-    def judge(self, query: str, uri: str, grade: int = 1, *, chunk: str = "", origin: str = "file") -> None:
+    def judge(
+        self,
+        query: str,
+        uri: str,
+        grade: int = 1,
+        *,
+        chunk: str = "",
+        origin: str = "file",
+        collection: str = "default",
+    ) -> None:
         row = {"query": query, "query_key": query_key(query), "grade": grade, "chunk_id": chunk, "origin": origin}
         with self.house.database.write() as connection:
-            collection_id = collections.find(connection, "default")
-            document = document_id("default", uri)
+            collection_id = collections.find(connection, collection)
+            document = document_id(collection, uri)
             connection.execute(insert(t.JudgmentRow).values(**row, collection_id=collection_id, document_id=document))
 
     def judged(self, collection: str = "default") -> JudgmentSet:
@@ -163,10 +172,15 @@ def test_queries_are_in_the_order_of_their_keys(talk: Talk) -> None:
 
 def test_another_collections_words_are_its_own(talk: Talk) -> None:
     talk.house.workspace.create_collection("other")
+    with talk.house.database.write() as connection:
+        (put,) = corpus.put(connection, "other", [document("c", "four")])
     talk.say(talk.ask(TEA), talk.chunk("one"))
-    talk.say(talk.ask(SKY, collection="other"), talk.chunk("one"))
+    talk.say(talk.ask(SKY, collection="other"), "a chunk of theirs that has gone")
+    talk.judge("roll back", "c", collection="other")
     assert [query.text for query in talk.judged().queries] == [TEA]
-    assert asdict(talk.judged("other").counts)["gone"] == 1  # the chunk is not of that collection
+    assert talk.counts() == {}
+    (query,) = talk.judged("other").queries
+    assert (query.text, query.documents) == ("roll back", {put.document_id: 1})
 
 
 # people
@@ -277,6 +291,15 @@ def test_chunks_of_a_deleted_document_are_gone_until_it_comes_back(talk: Talk) -
     assert talk.counts() == {}
 
 
+def test_nobody_disagrees_about_what_is_gone(talk: Talk) -> None:
+    query = talk.ask(TEA)
+    talk.say(query, talk.chunk("one"), user="anna")
+    talk.say(query, talk.chunk("one"), user="otto", kind="irrelevant")
+    assert talk.counts() == {"contested": 1, "without_positive": 1}
+    talk.house.delete("a")
+    assert talk.counts() == {"gone": 1, "without_positive": 1}
+
+
 def test_a_chunk_that_was_edited_away_is_gone_and_the_others_stay(talk: Talk) -> None:
     query = talk.ask(TEA)
     for text in ("one", "two"):
@@ -328,6 +351,18 @@ def test_a_text_that_is_cut_elsewhere_now_lifts_its_judgments_to_the_document(ta
     assert talk.counts() == {"lifted": 2}
     talk.judge(TEA, "a", 1)
     assert talk.only().documents == {document_id("default", "a"): 1}  # what was said about itself goes first
+
+
+def test_a_chunk_that_both_chunkings_cut_is_there_under_either(talk: Talk) -> None:
+    talk.say(talk.ask(TEA), talk.chunk("three"))
+    with talk.house.database.read() as connection:
+        before = connection.scalars(select(t.SearchIndex.chunking_id)).one()
+    cut_anew(talk.house, {"b": ["three"]})
+    assert talk.only().chunks == {talk.chunk("three"): 1}
+    with talk.house.database.write() as connection:
+        connection.execute(update(t.SearchIndex).values(chunking_id=before))
+    assert talk.only().chunks == {talk.chunk("three"): 1}
+    assert talk.counts() == {}
 
 
 def test_that_a_passage_is_irrelevant_is_not_said_of_its_document(talk: Talk) -> None:
