@@ -7,7 +7,6 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import typer
 
 from nvr_rag import cli
 from nvr_rag.commands import common
@@ -22,17 +21,13 @@ from training.commands import judgments
 QUERIES = ("What is tea?", "why is the sky blue", "parental leave", ".NET", "VPN")
 
 
-def register(app: typer.Typer) -> None:
-    app.add_typer(judgments.app, name="judgments")
-
-
 @pytest.fixture
 def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line on a collection with the documents tea.md and sea.md."""
     line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
-    entry = EntryPoint(name="judgments", value=f"{__name__}:register", group=cli.GROUP)
-    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
+    entry = EntryPoint("training", "training.cli:register", cli.GROUP)
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [entry])
     with line.house() as house:
         house.put(document("file:///tea.md", "green tea is hot"), document("file:///sea.md", "blue whale"))
         house.catch_up()
