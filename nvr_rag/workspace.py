@@ -172,7 +172,10 @@ class Workspace:
         try:
             disk.remove(kept)
         except OSError as error:
-            raise ConfigurationError(f"{kept} cannot be deleted ({error.strerror}); delete it by hand") from error
+            raise ConfigurationError(
+                f"the model is removed, but some of its files could not be deleted ({error.strerror}); delete what "
+                f"is left of {fingerprint} in {kept.parent}"
+            ) from error
         return freed
 
     def propose(self, collection: str, encoder: str, *, run: str | None = None) -> Deployment:

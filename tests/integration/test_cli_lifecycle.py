@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nvr_rag import deployments, disk, indexes, indexing, registry
+from nvr_rag import deployments, disk, indexes, indexing, processes, registry, upkeep
 from nvr_rag.commands import common
 from nvr_rag.registry import SHORT
 from nvr_rag.testing import HashEncoder
@@ -214,6 +214,27 @@ def test_a_model_that_an_index_needs_stays(built: CommandLine) -> None:
     assert not kept.exists()
 
 
+def test_files_that_cannot_be_deleted_are_never_taken_for_a_model(
+    run: CommandLine, tiny: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (folder / "config.json").unlink()
+            raise PermissionError(13, "Permission denied")
+
+    directory = str(tiny())
+    model = run.json("models", "add", directory)["model"]["fingerprint"]
+    with monkeypatch.context() as patched:
+        patched.setattr(disk.shutil, "rmtree", refuse)
+        message = error(run, "models", "remove", model, "--yes")
+    assert f"(Permission denied); delete what is left of {model} in {run.home / 'models'}" in message
+    assert run.json("models", "add", directory)["added"] is True
+    assert run.json("index", "build", "--model", model)["index"]["lag"] == 0
+    run.json("index", "retire", "2")
+    run.json("models", "remove", model, "--yes")
+    assert list((run.home / "models").iterdir()) == []
+
+
 def test_the_bundled_model_is_nobodys_to_remove(run: CommandLine) -> None:
     assert "comes with the installation" in error(run, "models", "remove", "bundled:all-MiniLM-L6-v2", "--yes")
     assert len(run.json("models", "list")["models"]) == 1
@@ -263,6 +284,18 @@ def test_a_build_that_is_stopped_goes_on_where_it_was(known: CommandLine, monkey
     resumed = known.json("index", "build", "--resume", "2")["index"]
     assert (resumed["id"], resumed["encoded"], resumed["lag"]) == (2, 1, 0)
     assert states(known) == {1: "serving", 2: "candidate"}
+
+
+def test_stopping_to_watch_a_server_build(known: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with known.house() as house:
+        processes.announce(house.database, "serve")
+    monkeypatch.setattr(upkeep, "settle", interrupted)
+    result = known("index", "build", "--model", OTHER)
+    assert result.exit_code == 130
+    assert "The server goes on building index 2; nvr-rag index build --resume 2 shows how far" in result.stderr
 
 
 def test_an_index_that_can_be_gone_back_to_is_brought_up_as_well(built: CommandLine) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 
 from ingest import indexer
 from ingest.indexer import Indexer
-from nvr_rag import deployments, indexes, indexing, processes, promotion, upkeep
+from nvr_rag import deployments, indexes, indexing, processes, promotion, registry, upkeep
 from nvr_rag.api import preparing
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.db import tables as t
@@ -23,6 +23,8 @@ from nvr_rag.promotion import Switch, promote, roll_back
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import Query
 from nvr_rag.upkeep import Upkeep, lags, settle
+from nvr_rag.workspace import Workspace
+from tests.integration.api_support import SmallIndexer, running
 from tests.integration.lifecycle import Doubles, catch_up, loading, states
 from tests.support import House, document, paragraphs
 
@@ -566,3 +568,34 @@ def test_a_server_has_the_first_go_at_a_new_index(
     full.workspace.close_index(candidate.index_id)  # and nobody else takes it
     assert settled(command, only=candidate.index_id).encoded == 1
     command.close()
+
+
+def test_who_puts_documents_waits_until_they_are_found_and_not_for_a_candidate(
+    workspace: Workspace, doubles: Doubles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def follow(_indexer: SmallIndexer, opened: Workspace) -> None:
+        indexing.catch_up(opened.database, opened.index(1), paragraphs)
+
+    monkeypatch.setattr(SmallIndexer, "_round", follow)
+    workspace.create_collection("default")
+    candidate = doubles.propose(workspace, 1)
+    with running(workspace) as api:
+        api.put({"uri": "a", "text": "green tea"})
+        assert api.texts("tea") == ["green tea"]
+    with workspace.database.read() as connection:
+        assert indexes.applied_seq(connection, candidate.index_id) == 0
+
+
+def test_a_removed_model_builds_nothing(full: House, doubles: Doubles) -> None:
+    version = doubles.register(full.database, 1)
+    assert full.workspace.encoder(version)  # loaded, and kept in memory
+    with full.database.write() as connection:
+        registry.remove(connection, version)
+    with pytest.raises(NotFound, match="was removed; nvr-rag models add brings it back"):
+        full.workspace.propose("default", version)
+    with full.database.read() as connection:
+        assert len(indexes.all_infos(connection)) == 1
+    other = visitor(full)
+    with pytest.raises(NotFound, match="was removed"):
+        other.workspace.encoder(version)
+    other.close()
