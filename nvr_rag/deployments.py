@@ -37,7 +37,7 @@ class Deployment:
     fusion: FusionSettings
     state: str  # see the table deployment
     created_at: datetime
-    stopped_at: datetime | None  # when it last stopped serving
+    stopped_at: datetime | None  # when it last stopped serving; None while it serves, and before it did
     run: str | None  # the lap that made it
 
 
@@ -105,7 +105,7 @@ def switch(connection: Connection, deployment_id: int) -> Deployment:
             f"caught up (nvr-rag index list shows it), or run nvr-rag index build --resume {wanted.index_id}"
         )
     _stop_serving(connection, wanted.collection_id)
-    _move(connection, deployment_id, SWITCHABLE, state="serving")
+    _move(connection, deployment_id, SWITCHABLE, state="serving", stopped_at=None)
     _release(connection, wanted.collection_id)
     return get(connection, now.id)
 

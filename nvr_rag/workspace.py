@@ -134,7 +134,7 @@ class Workspace:
         source = self._keep(encoder, self.settings.encoder)
         with self.database.write() as connection:
             collection_id = collections.create(connection, name, language)
-            registry.register(connection, encoder, source)
+            registry.register(connection, encoder, source, training=_origin(self.settings.encoder))
             index_id = indexes.create(connection, collection_id, settings_for(encoder), encoder, lexical)
             deployments.serve(connection, collection_id, index_id, mode, FusionSettings())
             return collection_id
@@ -152,10 +152,8 @@ class Workspace:
         encoder = load_encoder(source, threads=self.settings.threads)
         encoder.encode_documents(["a model may load and still make no vectors"])
         kept = self._keep(encoder, source)
-        if training is None and source != BUNDLED:
-            training = {"added_from": str(Path(source).resolve()) if Path(source).is_dir() else source}
         with self.database.write() as connection:
-            registry.register(connection, encoder, kept, parent=parent, training=training)
+            registry.register(connection, encoder, kept, parent=parent, training=training or _origin(source))
             return registry.get(connection, encoder.fingerprint)
 
     def discard(self, fingerprint: str) -> int:
@@ -255,6 +253,13 @@ class Workspace:
             (self.home / "models").mkdir(exist_ok=True)
             export(encoder, self.home / kept)
         return kept
+
+
+def _origin(source: str) -> dict[str, str] | None:
+    """What is kept of where a model came from, as its copy has another name."""
+    if source == BUNDLED:
+        return None
+    return {"added_from": str(Path(source).resolve()) if Path(source).is_dir() else source}
 
 
 def _lexical(info: IndexInfo) -> LexicalEncoder:

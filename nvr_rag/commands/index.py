@@ -213,7 +213,7 @@ def _bring_up(workspace: Workspace, owned: _Owned) -> Work:
             chunker=installed_chunker(),
             stop=threading.Event(),
             only=owned.id,
-            report=_Bar(bars, owned.id),
+            report=_Bar(bars, owned.index),
         )
         try:
             work = settle(upkeep, finished)
@@ -242,17 +242,15 @@ def _check_live(owned: _Owned) -> None:
 class _Bar:
     """A progress bar that follows an index."""
 
-    def __init__(self, bars: Bars, index_id: int) -> None:
-        self._bars, self._name = bars, f"Building index {index_id}"
+    def __init__(self, bars: Bars, index: IndexInfo) -> None:
+        self._bars, self._name = bars, f"Building index {index.id}"
         self._task = bars.add_task(self._name, total=None)
-        self._started: float | None = None
-        self._first = 0  # applied_seq at the start
+        self._started, self._first = time.monotonic(), index.applied_seq
 
     def __call__(self, progress: Progress) -> None:
-        if self._started is None:
-            self._started, self._first = time.monotonic(), progress.applied_seq
         done, left = progress.applied_seq - self._first, progress.head_seq - progress.applied_seq
-        words = output.pace(done, left, time.monotonic() - self._started)
+        encoded = f"{progress.work.encoded:,} chunks encoded" if progress.work.encoded else ""
+        words = ", ".join(filter(None, (encoded, output.pace(done, left, time.monotonic() - self._started))))
         name = f"{self._name} ({words})" if words else self._name
         self._bars.update(self._task, description=name, completed=progress.applied_seq, total=progress.head_seq)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nvr_rag import deployments, disk, indexes, indexing, processes, registry, upkeep
+from nvr_rag import deployments, disk, indexes, indexing, output, processes, registry, upkeep
 from nvr_rag.commands import common
 from nvr_rag.registry import SHORT
 from nvr_rag.testing import HashEncoder
@@ -284,6 +285,25 @@ def test_a_build_that_is_stopped_goes_on_where_it_was(known: CommandLine, monkey
     resumed = known.json("index", "build", "--resume", "2")["index"]
     assert (resumed["id"], resumed["encoded"], resumed["lag"]) == (2, 1, 0)
     assert states(known) == {1: "serving", 2: "candidate"}
+
+
+def test_the_bar_follows_the_index(known: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bars:
+        def add_task(self, description: str, total: float | None) -> int:
+            return 0
+
+        def update(self, _task: int, **values: Any) -> None:
+            drawn.append(values)
+
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(output, "progress", lambda: nullcontext(Bars()))
+    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 1)
+    known.json("index", "build", "--model", OTHER)
+    # told after every group of chunks and after every round, here one of each a document
+    assert [(bar["completed"], bar["total"]) for bar in drawn] == [(0, 2), (1, 2), (1, 2), (2, 2)]
+    assert drawn[0]["description"] == "Building index 2 (1 chunks encoded)"
+    assert drawn[3]["description"].startswith("Building index 2 (2 chunks encoded, ")
+    assert drawn[3]["description"].endswith(" changes a second, 0 s left)")
 
 
 def test_stopping_to_watch_a_server_build(known: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

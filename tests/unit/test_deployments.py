@@ -261,6 +261,8 @@ def test_rolling_back_twice_is_where_one_was(house: House) -> None:
     step(house, "switch", 1)
     assert states(house) == [(1, "serving"), (b, "previous")]
     assert last() == b
+    with house.database.read() as connection:
+        assert deployments.get(connection, 1).stopped_at is None  # it serves
     step(house, "switch", b)
     assert states(house) == [(1, "previous"), (b, "serving")]
     assert live(house) == [first, second]
