@@ -56,7 +56,8 @@ def search(query, *, url=DEFAULT_URL, collection="default", k=5, mode=None, wher
 def send_feedback(query_id, kind, *, chunk_id=None, grade=None, user=None, url=DEFAULT_URL):
     """Tell the server about a hit: kind is relevant, irrelevant, click, cited, answer_good or answer_bad.
 
-    chunk_id is needed for all kinds but the last two. Sending the same thing twice does no harm.
+    chunk_id is needed for all kinds but the last two. Sending the same thing twice does no harm. A better retriever is
+    trained on relevant and irrelevant, so these are worth most.
     """
     body = {"query_id": query_id, "kind": kind}
     if chunk_id is not None:
