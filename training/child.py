@@ -96,8 +96,6 @@ def _mine(folder: Path, tell: Tell) -> dict[str, Any]:
 
 
 def _train(folder: Path, tell: Tell) -> dict[str, Any]:
-    import shutil
-
     from nvr_rag.encoders.torch import load_encoder
     from training.data import read_examples
     from training.runs import RunFolder
@@ -107,7 +105,7 @@ def _train(folder: Path, tell: Tell) -> dict[str, Any]:
     config = run.config()
     assert config is not None
     _check(load_encoder(config.base_source, threads=config.threads).fingerprint, config.base)
-    shutil.rmtree(run.model, ignore_errors=True)  # of a parent that died before it had noted the result
+    run.forget_model()  # of a parent that died before it had noted the result
 
     def report(progress: TrainingProgress) -> None:
         tell({"done": progress.step, "total": progress.steps, "loss": progress.loss})
@@ -127,7 +125,7 @@ def _train(folder: Path, tell: Tell) -> dict[str, Any]:
         "steps": made.steps,
         "device": made.device,
         "precision": made.precision,
-        "seconds": made.seconds,
+        "training_seconds": made.seconds,
         "curve": [list(one) for one in made.curve],
     }
 

@@ -15,7 +15,8 @@ from typing import Any
 from nvr_rag import deployments, indexes, promotion, registry
 from nvr_rag.chunkings import installed_chunker
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import NotFound, StoreBusy
+from nvr_rag.errors import Conflict, NotFound, StoreBusy
+from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexing import Progress
 from nvr_rag.types import Mode
 from nvr_rag.upkeep import Upkeep, settle
@@ -23,11 +24,10 @@ from nvr_rag.verification import verify
 from training import collecting
 from training.data import JudgedQuery
 from training.evaluation import DeploymentRun, run_deployment
-from training.gate import MEASURE, Evidence, Outcome, decide
+from training.gate import MEASURE, Evidence, Outcome, decide, too_few
 from training.judgments import holdout_queries
 from training.lap import Lap
 from training.measures import means, measure
-from training.preparation import forget_files
 from training.report import changes, figures
 from training.significance import PerQuery
 from training.standing import ChunkFact, chunk_facts
@@ -40,9 +40,13 @@ PATHS = ("deployed", "dense")  # as users get it; the encoder alone
 
 def build(lap: Lap) -> dict[str, Any]:
     """Build the candidate's index beside the one that serves."""
-    forget_files(lap.folder.path)
+    lap.folder.forget_files()
     encoder, run = str(lap.results["register"]["encoder"]), lap.config.run
     candidate = lap.workspace.propose(lap.config.collection, encoder, run=run)
+    if candidate.state not in deployments.WAITING:
+        raise Conflict(
+            f"the candidate of this lap, deployment {candidate.id}, is {candidate.state} already; begin another lap"
+        )
     finished = threading.Event()
     finished.set()
 
@@ -59,19 +63,26 @@ def build(lap: Lap) -> dict[str, Any]:
     )
     work = settle(upkeep, finished)
     lap.check_stop()
-    return {"deployment": candidate.id, "index": candidate.index_id, "encoded": work.encoded}
+    return {
+        "deployment": candidate.id,
+        "index": candidate.index_id,
+        "encoded": work.encoded,
+        "mode": candidate.mode,
+        "fusion": candidate.fusion.as_json(),
+    }
 
 
 def choose(lap: Lap) -> dict[str, Any]:
     """Choose mode and fusion weights of the candidate on the dev queries; with too few it answers as today."""
     candidate, dev = lap.candidate(), collecting.read_queries(lap.folder.dev)
+    today = lap.results["build"]  # not the candidate's own: a step that died may have chosen already
     if len(dev) < MIN_QUERIES:
-        return {"mode": candidate.mode, "fusion": candidate.fusion.as_json(), "queries": len(dev), "tried": []}
+        return {"mode": today["mode"], "fusion": today["fusion"], "queries": len(dev), "tried": []}
     documents, digests = _targets(lap, dev)
     tried = weigh(
         lambda text, mode: lap.search(text, candidate.id, mode).hits,
         dev,
-        (candidate.mode, candidate.fusion),
+        (Mode(today["mode"]), FusionSettings(**today["fusion"])),
         documents=documents,
         digests=digests,
         report=lambda done: lap.count(done, len(dev), "dev queries"),
@@ -93,6 +104,9 @@ def judge(lap: Lap) -> dict[str, Any]:
         held_out = holdout_queries(connection, lap.config.collection)
         base = deployments.serving(connection, lap.config.collection)
     candidate, queries = lap.candidate(), held_out.queries
+    told = {"judgments": asdict(held_out.counts), "hash": held_out.digest, "queries": len(queries)}
+    if (few := too_few(len(queries), lap.gate)) is not None:  # documents went while the lap was at work
+        return {**told, "base_deployment": base.id, "decision": few.as_json()}
     documents, digests = _targets(lap, queries)
     asked: dict[tuple[str, str], DeploymentRun] = {}
     for side, deployment in (("base", base), ("candidate", candidate)):
@@ -121,10 +135,8 @@ def judge(lap: Lap) -> dict[str, Any]:
     )
     decision = decide(evidence, lap.gate)
     result = {
+        **told,
         "base_deployment": base.id,
-        "judgments": asdict(held_out.counts),
-        "hash": held_out.digest,
-        "queries": len(queries),
         "figures": [
             one
             for path in PATHS
@@ -143,22 +155,36 @@ def judge(lap: Lap) -> dict[str, Any]:
 def conclude(lap: Lap) -> dict[str, Any]:
     """Do what the decision says: promote when asked to, or keep the candidate for a person; give up a rejected one."""
     candidate, outcome = lap.candidate(), lap.results["judge"]["decision"]["outcome"]
-    if outcome == Outcome.ACCEPT:
-        if lap.promote and candidate.state != "serving":
-            promotion.promote(
-                lap.workspace,
-                candidate.id,
-                collection=lap.config.collection,
-                tell=lambda words: lap.count(0, None, words),
-            )
-        return {"promoted": lap.promote}
+    if outcome != Outcome.ACCEPT:
+        _give_up(lap, candidate)
+    elif lap.promote and candidate.state in deployments.WAITING and _serves_still(lap):
+        promotion.promote(
+            lap.workspace,
+            candidate.id,
+            collection=lap.config.collection,
+            tell=lambda words: lap.count(0, None, words),
+        )
+    return {"promoted": lap.candidate().state == "serving"}
+
+
+def _give_up(lap: Lap, candidate: Deployment) -> None:
+    """Reject a candidate, unless somebody has let it serve meanwhile, and drop its index."""
     if candidate.state in deployments.WAITING:
         with lap.workspace.database.write() as connection:
             deployments.reject(connection, candidate.id)
+    elif candidate.state != "rejected":
+        return
     lap.workspace.close_index(candidate.index_id)
     with suppress(StoreBusy, NotFound):  # the indexer beside us may be at it already
         indexes.drop_retired(lap.workspace.database, lap.workspace.store, candidate.index_id)
-    return {"promoted": False}
+
+
+def _serves_still(lap: Lap) -> bool:
+    """Whether what the candidate was compared with is still what serves: of anything else it is not known to be
+    better, and whoever has changed that may promote it."""
+    with lap.workspace.database.read() as connection:
+        base = deployments.serving(connection, lap.config.collection)
+    return base.id == int(lap.results["judge"]["base_deployment"])
 
 
 def _asker(lap: Lap, deployment: Deployment, path: str) -> Any:
@@ -216,10 +242,12 @@ def _values(per_query: PerQuery) -> dict[str, float]:
 def _record(
     lap: Lap, digest: str, measured: Mapping[tuple[str, str], PerQuery], sides: Mapping[str, Deployment]
 ) -> None:
-    name = f"holdout of {lap.config.collection}"
+    name, run = f"holdout of {lap.config.collection}", lap.config.run
     with lap.workspace.database.write() as connection:
         for side, deployment in sides.items():
             per_query = measured[side, "deployed"]
-            data = {"name": name, "run": lap.config.run, "queries": len(per_query), "hash": digest}
+            data = {"name": name, "run": run, "queries": len(per_query), "hash": digest}
             encoder = indexes.get(connection, deployment.index_id).encoder
-            registry.record(connection, encoder, data, means(per_query), deployment_id=deployment.id)
+            there = {(one.data.get("run"), one.deployment_id) for one in registry.measured(connection, encoder)}
+            if (run, deployment.id) not in there:  # it is when this step died before
+                registry.record(connection, encoder, data, means(per_query), deployment_id=deployment.id)

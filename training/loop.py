@@ -10,15 +10,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from nvr_rag import collections, deployments, indexes, processes, registry
+from nvr_rag import deployments, indexes, processes, registry
 from nvr_rag.errors import InvalidInput
 from nvr_rag.settings import TrainingSettings
 from nvr_rag.workspace import Workspace
 from training import judging, preparation
+from training.children import Stopped
 from training.lap import Lap, Progress, Tell
 from training.recipe import RULES, Recipe, load_recipe
 from training.report import write_report
@@ -61,8 +63,8 @@ def run_lap(
 ) -> dict[str, Any]:
     """Run a lap, or what is left of it, and return its report (see training.report.LapReport).
 
-    `advanced` is called after each finished step. Raises Conflict while another process works on it, Stopped, and what
-    a step raises; a report of that is left as well.
+    `advanced` is called after each finished step. Raises LapBusy while another process works on it, Stopped, and what a
+    step raises; a report of that is left as well.
     """
     folder = run_folder(workspace.home, request.run)
     with folder.owned():
@@ -70,11 +72,15 @@ def run_lap(
         lap = Lap(workspace=workspace, folder=folder, config=config, promote=request.promote, stop=stop)
         try:
             _take_steps(lap, request, tell, advanced)
+        except Stopped:  # it will go on
+            raise
         except Exception as error:
-            write_report(folder.path, lap_report(lap, error=str(error) or type(error).__name__))
+            with suppress(OSError):  # on a full disk the cause is what people need to read
+                write_report(folder.path, lap_report(lap, error=str(error) or type(error).__name__))
             raise
         report = lap_report(lap, dry_run=request.dry_run)
         write_report(folder.path, report)
+        folder.forget_files()
         return report
 
 
@@ -113,12 +119,8 @@ def _teller(tell: Tell, name: str, number: int) -> Callable[[int, int | None, st
 
 def _begin(workspace: Workspace, request: Request, folder: RunFolder) -> LapConfig:
     """Freeze what decides how the lap ends."""
-    settings = workspace.settings.training
-    recipe = load_recipe(request.recipe or settings.recipe)
-    if request.rule is not None:
-        recipe = _with_rule(recipe, request.rule)
+    settings, recipe = workspace.settings.training, recipe_of(workspace, request)
     with workspace.database.read() as connection:
-        collections.find(connection, request.collection)
         deployment = deployments.serving(connection, request.collection)
         teacher = registry.get(connection, indexes.get(connection, deployment.index_id).encoder)
         base = registry.root(connection, teacher.fingerprint)
@@ -140,10 +142,14 @@ def _begin(workspace: Workspace, request: Request, folder: RunFolder) -> LapConf
     return config
 
 
-def _with_rule(recipe: Recipe, rule: str) -> Recipe:
-    if rule not in RULES:
-        raise InvalidInput(f"the rule is one of {', '.join(RULES)}, not {rule[:80]!r}", field="rule")
-    return replace(recipe, rule=rule)
+def recipe_of(workspace: Workspace, request: Request) -> Recipe:
+    """The recipe that a lap would begin with. Raises InvalidInput: recipe, rule."""
+    recipe = load_recipe(request.recipe or workspace.settings.training.recipe)
+    if request.rule is None:
+        return recipe
+    if request.rule not in RULES:
+        raise InvalidInput(f"the rule is one of {', '.join(RULES)}, not {request.rule[:80]!r}", field="rule")
+    return replace(recipe, rule=request.rule)
 
 
 def _threads(workspace: Workspace, settings: TrainingSettings) -> int:

@@ -4,10 +4,9 @@ is trained and registered. Each step returns what it came to; one with a "decisi
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from nvr_rag import deployments
@@ -33,16 +32,17 @@ def collect(lap: Lap) -> dict[str, Any]:
     train, dev = judged.of(Split.TRAIN), judged.of(Split.DEV)
     collecting.write_queries(folder.queries, train)
     collecting.write_queries(folder.dev, dev)
-    rows = collecting.export_index(
-        database, _index(lap), folder.corpus, lambda done: lap.count(done, None, "reading the index")
-    )
-    result = {
+    result: dict[str, Any] = {
         "splits": {"train": len(train), "dev": len(dev), "holdout": held_out},
         "judgments": asdict(judged.counts),
         "hashes": {"judgments": judged.digest},
-        "chunks": rows,
     }
     decision = _enough(judged, len(train), held_out, lap)
+    if train:  # a dry run mines also what is too little for a lap
+        with _index(lap) as index:
+            result["chunks"] = collecting.export_index(
+                database, index, folder.corpus, lambda done: lap.count(done, None, "reading the index")
+            )
     return {**result, "decision": decision} if decision else result
 
 
@@ -75,8 +75,8 @@ def mine(lap: Lap) -> dict[str, Any]:
     )
     pairs = list(collecting.read_pairs(folder.mined))
     queries = {query.key: query for query in collecting.read_queries(folder.queries)}
-    index = _index(lap)
-    examples = collecting.with_texts(lap.workspace.database, index, pairs, queries, index.encoder.spec)
+    with _index(lap) as index:
+        examples = collecting.with_texts(lap.workspace.database, index, pairs, queries, index.encoder.spec)
     write_examples(folder.examples, examples)
     result = {"pairs": len(pairs), "examples": len(examples), "peak_memory_bytes": told["peak_memory_bytes"]}
     if not examples:
@@ -114,13 +114,14 @@ def register(lap: Lap) -> dict[str, Any]:
     return result
 
 
-def forget_files(folder: Path) -> None:
-    """Remove what only the steps so far needed: the model is in the data folder, the index can be read again."""
-    for name in ("model", "corpus"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _index(lap: Lap) -> LiveIndex:
+@contextmanager
+def _index(lap: Lap) -> Iterator[LiveIndex]:
+    """The index that served when the lap began. A command lets go of it again: others may search while it trains."""
     with lap.workspace.database.read() as connection:
-        deployment = deployments.get(connection, lap.config.deployment)
-    return lap.workspace.index(deployment.index_id)
+        index_id = deployments.get(connection, lap.config.deployment).index_id
+    was_open = lap.workspace.has_open(index_id)
+    try:
+        yield lap.workspace.index(index_id)
+    finally:
+        if not was_open:
+            lap.workspace.close_index(index_id)

@@ -49,7 +49,8 @@ def _next_steps(lap: Lap, outcome: str, *, promoted: bool) -> list[NextStep]:
         again = f"nvr-rag retrain --resume --collection {collection}"
         return [NextStep(words="To go on once the cause is mended:", command=again)]
     if outcome == DRY_RUN:
-        return [NextStep(words="To do it:", command=f"nvr-rag retrain --collection {collection}")]
+        ready = not any("decision" in one for one in lap.results.values())
+        return [NextStep(words="To do it:", command=f"nvr-rag retrain --collection {collection}")] if ready else []
     if outcome != Outcome.ACCEPT:
         return []
     if promoted:
@@ -82,12 +83,13 @@ def _training(lap: Lap) -> Any:
     trained = lap.results.get("train")
     if trained is None:
         return None
-    shown = ("encoder", "examples", "steps", "device", "precision", "seconds", "peak_memory_bytes", "curve")
+    shown = ("encoder", "examples", "steps", "device", "precision", "peak_memory_bytes", "curve")
     config = lap.config
     return {
         "recipe": config.recipe.as_json(),
         "base": config.base,
         "teacher": config.teacher,
+        "seconds": trained["training_seconds"],
         **{name: trained[name] for name in shown},
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from nvr_rag import jobs
+from nvr_rag import jobs, processes
 from nvr_rag.db.session import Database
 from nvr_rag.errors import ConfigurationError, NvrError
 from nvr_rag.ids import new_id
@@ -19,8 +19,8 @@ from nvr_rag.jobs import Job
 from nvr_rag.workspace import Workspace
 from training.children import Stopped
 from training.lap import Progress
-from training.loop import Request, report_of, run_lap
-from training.runs import run_folder
+from training.loop import Request, recipe_of, report_of, run_lap
+from training.runs import LapBusy, RunFolder, run_folder
 
 KIND = "retrain"
 BEAT_SECONDS = 1.0  # what those who follow a lap see is at most this old
@@ -33,7 +33,11 @@ def missing_packages() -> list[str]:
 
 
 def ask(workspace: Workspace, request: Request) -> int:
-    """Enqueue a lap; returns the job's id. Raises Conflict while the collection has one, NotFound."""
+    """Enqueue a lap; returns the job's id.
+
+    Raises Conflict while the collection has one, NotFound, InvalidInput (recipe, rule).
+    """
+    recipe_of(workspace, request)
     return jobs.enqueue_alone(workspace.database, KIND, request.collection, request.as_json())
 
 
@@ -42,18 +46,17 @@ def new_request(collection: str, **options: Any) -> Request:
     return Request(collection=collection, run=new_id(), **options)
 
 
-def left_behind(workspace: Workspace, collection: str) -> Job | None:
-    """A lap of the collection whose process has died, on this machine: it may go on at once."""
-    for job in jobs.of_collection(workspace.database, KIND, collection):
-        if job.state == "running" and run_folder(workspace.home, str(job.payload["run"])).abandoned():
-            return job
-    return None
-
-
-def last_failed(workspace: Workspace, collection: str) -> Job | None:
-    """The newest lap of the collection when that has failed."""
+def left_behind(workspace: Workspace, collection: str, *, failed: bool) -> Job | None:
+    """The lap of a collection that one may go on with at once: its process has died, on this machine; or it waits, and
+    there is no server to take it; or, if `failed`, it is the newest one and has failed."""
     found = jobs.of_collection(workspace.database, KIND, collection)
-    return found[-1] if found and found[-1].state == "failed" else None
+    served = bool(processes.alive(workspace.database, "serve"))
+    for job in found:
+        folder = _folder(workspace, job)
+        died = job.state == "running" and folder is not None and folder.abandoned()
+        if died or (job.state == "queued" and not served):
+            return job
+    return found[-1] if failed and found and found[-1].state == "failed" else None
 
 
 def run_job(
@@ -64,9 +67,9 @@ def run_job(
     stop: threading.Event,
     tell: Callable[[Progress], None] = lambda _progress: None,
 ) -> Mapping[str, Any] | None:
-    """Run a job that `worker` has claimed, and note how it ended; its report, or None when it failed or was stopped.
+    """Run a job that `worker` has claimed, and note how it ended; its result, or None when it failed or was stopped.
 
-    A job that is stopped goes back into the queue: whoever comes next goes on with it.
+    A job that is stopped goes back into the queue: whoever comes next goes on with it. Raises LapBusy.
     """
     with _Heartbeat(workspace.database, job.id, worker, stop) as beat:
 
@@ -75,10 +78,11 @@ def run_job(
             tell(progress)
 
         try:
+            _forget_older(workspace, job)
             report = run_lap(workspace, _request(job), tell=hear, stop=beat.stop, advanced=beat.advanced)
-        except (Stopped, KeyboardInterrupt) as reason:
+        except (Stopped, LapBusy, KeyboardInterrupt) as reason:
             jobs.release(workspace.database, job.id, worker)
-            if isinstance(reason, KeyboardInterrupt):
+            if not isinstance(reason, Stopped):
                 raise
             return None
         except Exception as error:
@@ -98,6 +102,22 @@ def run_job(
     }
     jobs.finish(workspace.database, job.id, worker, result=result, error=None)
     return result
+
+
+def _folder(workspace: Workspace, job: Job) -> RunFolder | None:
+    """The folder of a job's lap; None when another release has made the job."""
+    try:
+        return run_folder(workspace.home, str(job.payload.get("run", "")))
+    except ConfigurationError:
+        return None
+
+
+def _forget_older(workspace: Workspace, job: Job) -> None:
+    """Make room: of the collection's laps only the newest can be gone on with."""
+    for other in jobs.of_collection(workspace.database, KIND, str(job.payload.get("collection"))):
+        folder = _folder(workspace, other)
+        if other.finished and other.id < job.id and folder is not None:
+            folder.forget_files()
 
 
 def _request(job: Job) -> Request:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +30,10 @@ from training.data import write_json
 from training.recipe import Recipe
 
 FOLDER = "runs"  # in the data folder
+
+
+class LapBusy(Conflict):
+    """Another process works on the lap."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,12 +100,17 @@ class RunFolder:
         (self.path / "steps").mkdir(parents=True, exist_ok=True)
 
     def config(self) -> LapConfig | None:
-        """What the lap was begun with; None when it was not."""
+        """What the lap was begun with; None when it was not. Raises ConfigurationError for one of another release."""
         content = _read(self.path / "config.json")
         if content is None:
             return None
-        values = {one.name: content[one.name] for one in fields(LapConfig)}
-        return LapConfig(**{**values, "recipe": Recipe(**content["recipe"])})
+        try:
+            values = {one.name: content[one.name] for one in fields(LapConfig)}
+            return LapConfig(**{**values, "recipe": Recipe(**content["recipe"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"the lap {self.path.name} was begun by another release ({error!r}); begin a new one: nvr-rag retrain"
+            ) from error
 
     def begin(self, config: LapConfig) -> None:
         write_json(self.path / "config.json", config.as_json())
@@ -113,16 +123,28 @@ class RunFolder:
         """Record what a step came to."""
         write_json(self.path / "steps" / f"{step}.json", result)
 
+    def forget_model(self) -> None:
+        """Remove the model, and what a training that was killed has left of one."""
+        for found in (self.model, *self.path.glob(f".{self.model.name}.*")):
+            shutil.rmtree(found, ignore_errors=True)
+
+    def forget_files(self) -> None:
+        """Remove what takes room and is not needed once the encoder is registered: the index can be read again."""
+        self.forget_model()
+        shutil.rmtree(self.corpus, ignore_errors=True)
+
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keep other processes away from the lap. Raises Conflict while another one works on it."""
+        """Keep other processes away from the lap. Raises LapBusy while another one works on it."""
         self.make()
         descriptor = os.open(self.path / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise Conflict(f"another process works on the lap {self.path.name}") from error
+                raise LapBusy(
+                    f"another process works on the lap {self.path.name}; wait until it has finished, or end it"
+                ) from error
             yield
         finally:
             os.close(descriptor)
@@ -134,7 +156,7 @@ class RunFolder:
         try:
             with self.owned():
                 return True
-        except Conflict:
+        except LapBusy:
             return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nvr_rag import output
@@ -28,26 +29,40 @@ def check_installed() -> None:
         raise ConfigurationError(f"training needs {', '.join(missing)}; run: pip install 'nvr-rag[training]'")
 
 
-def take(workspace: Workspace, request: Request, *, resume: bool) -> int:
-    """The job to run: one that was left behind and is gone on with, the last failed one, or a new one; its id."""
-    from nvr_rag import jobs, processes
+def new_request(collection: str, *, recipe: str | None, **options: Any) -> Request:
+    """A request for a lap of its own. The file of a recipe is named in full: a server has another working folder."""
     from training import running
 
-    database, collection = workspace.database, request.collection
-    if resume:
-        failed = running.last_failed(workspace, collection)
-        if failed is None:
-            raise Conflict("the last lap of this collection has not failed; leave --resume out to begin a new one")
-        jobs.requeue(database, failed.id)
-        return failed.id
-    left = running.left_behind(workspace, collection)
-    if left is not None:
-        jobs.requeue(database, left.id)
-    waiting = [job for job in jobs.of_collection(database, running.KIND, collection) if job.state == "queued"]
-    if waiting and (left is not None or not processes.alive(database, "serve")):
-        output.note(f"Going on with lap {waiting[0].payload['run']}, which was not finished, as it was begun.")
-        return waiting[0].id
-    return running.ask(workspace, request)
+    path = Path(recipe) if recipe else None
+    if path is not None and (path.name != recipe or path.suffix):
+        recipe = str(path.absolute())
+    return running.new_request(collection, recipe=recipe, **options)
+
+
+def take(workspace: Workspace, request: Request, *, resume: bool) -> int:
+    """The job to run: one that was left behind, with `resume` also the newest one when it has failed, or a new one.
+
+    Raises Conflict when there is nothing to resume, and rather than going on with a lap when a dry run was asked for,
+    or the other way round.
+    """
+    from nvr_rag import jobs
+    from training import running
+
+    left = running.left_behind(workspace, request.collection, failed=resume)
+    if left is None and resume:
+        raise Conflict("the last lap of this collection has not failed; leave --resume out to begin a new one")
+    if left is None:
+        return running.ask(workspace, request)
+    dry_run = bool(left.payload.get("dry_run"))
+    if not resume and dry_run != request.dry_run:
+        raise Conflict(
+            f"a {'dry run' if dry_run else 'lap'} of this collection was not finished; nvr-rag retrain "
+            f"{'--dry-run ' if dry_run else ''}--collection {request.collection} goes on with it"
+        )
+    if left.state != "queued":
+        jobs.requeue(workspace.database, left.id)
+    output.note(f"Going on with lap {left.payload.get('run')}, which was not finished, as it was begun.")
+    return left.id
 
 
 def follow(workspace: Workspace, job_id: int) -> Mapping[str, Any]:

@@ -28,13 +28,12 @@ def mine(
     from training.commands import following
 
     following.check_installed()
-    if examples is not None and not examples.parent.is_dir():
-        raise InvalidInput(f"{examples.parent} is not a folder; make it first", field="output")
+    if examples is not None and (examples.is_dir() or not examples.parent.is_dir()):
+        raise InvalidInput(f"{examples} cannot be a file; give one in a folder that exists", field="output")
     with common.open_workspace() as workspace:
-        from training.running import new_request
         from training.runs import run_folder
 
-        request = new_request(collection, recipe=recipe, rule=rule, dry_run=True)
+        request = following.new_request(collection, recipe=recipe, rule=rule, dry_run=True)
         result = following.follow(workspace, following.take(workspace, request, resume=False))
         folder = run_folder(workspace.home, str(result["run"]))
         if not folder.mining.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from nvr_rag import output
 from nvr_rag.commands import common
+from nvr_rag.errors import InvalidInput
 
 if TYPE_CHECKING:
     from nvr_rag.workspace import Workspace
@@ -40,24 +40,32 @@ def retrain(
     from training.commands import following
 
     following.check_installed()
+    if resume and (dry_run or recipe is not None or rule is not None):
+        raise InvalidInput("--resume goes on with a lap as it was begun; leave the other options out", field="resume")
     with common.open_workspace() as workspace:
-        from training.running import new_request
-
-        request = new_request(collection, recipe=recipe, rule=rule, dry_run=dry_run, promote=yes)
-        result = dict(following.follow(workspace, following.take(workspace, request, resume=resume)))
-        if result["outcome"] == "accept" and not result["promoted"] and _wants(as_json=as_json):
+        request = following.new_request(collection, recipe=recipe, rule=rule, dry_run=dry_run, promote=yes)
+        job_id = following.take(workspace, request, resume=resume)
+        result = dict(following.follow(workspace, job_id))
+        if not as_json:
+            _tell_decision(result)
+        if result["outcome"] == "accept" and not result["promoted"] and _wants(workspace, job_id, yes, as_json):
             result = {**result, **_promote(workspace, collection, str(result["run"]))}
     if as_json:
         output.emit({"collection": collection, **result})
     else:
-        show(result)
+        _tell_rest(result)
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Tell a person how a lap ended."""
+def _tell_decision(result: Mapping[str, Any]) -> None:
+    """Tell a person how a lap ended, before anything is asked."""
     output.say(_OUTCOMES.get(str(result["outcome"]), str(result["outcome"])))
     for reason in result["reasons"]:
         output.say(f"  {reason}")
+    output.flush()
+
+
+def _tell_rest(result: Mapping[str, Any]) -> None:
+    """Tell a person what serves now, what can be done next, and where more is to be read."""
     if result["promoted"]:
         output.say("It serves now.")
     for step in result["next_steps"]:
@@ -65,8 +73,13 @@ def show(result: Mapping[str, Any]) -> None:
     output.say(f"Report: {result['report']['page']}")
 
 
-def _wants(*, as_json: bool) -> bool:
-    if as_json or not sys.stdin.isatty():
+def _wants(workspace: Workspace, job_id: int, yes: bool, as_json: bool) -> bool:
+    """Whether to promote what the lap has left as a candidate: one that was begun without --yes may have got it now."""
+    from nvr_rag import jobs
+
+    if yes and not jobs.get(workspace.database, job_id).payload.get("promote"):
+        return True
+    if as_json or not common.is_watched():
         return False
     return typer.confirm("The gate accepts the candidate. Promote it?", default=False, err=True)
 
