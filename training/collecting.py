@@ -98,14 +98,13 @@ def with_texts(
     spec: EncoderSpec,
 ) -> list[Example]:
     """The pairs as examples: document inputs as `spec` renders them. What was deleted or changed since it was mined is
-    left out, a pair whose positive is gone altogether, and so is what is no longer for everyone."""
+    left out, and so is what was closed; a pair whose positive is gone is left out altogether."""
     wanted = {pair.positive for pair in pairs} | {one.id for pair in pairs for one in pair.negatives}
     passages = {
         chunk.chunk_id: Passage(
             id=chunk.sha256, text=spec.render(title=chunk.title, headings=chunk.headings, text=chunk.text)
         )
         for chunk in _visible(database, index, sorted(wanted))
-        if chunk.acl is None
     }
     return [
         Example(

@@ -15,7 +15,6 @@ from nvr_rag.types import Feedback, FeedbackKind
 from tests.integration.command_line import CommandLine
 from tests.support import document
 from training import judgments as judged
-from training.commands import judgments
 
 # Normalised: train, train, dev, held out, held out (see tests/unit/training/test_splits.py).
 QUERIES = ("What is tea?", "why is the sky blue", "parental leave", ".NET", "VPN")
@@ -147,7 +146,7 @@ def test_remove_asks_at_a_terminal(
     run: CommandLine, path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, shown: int
 ) -> None:
     run.json("judgments", "import", str(path), "--origin", "desk")
-    monkeypatch.setattr(judgments, "_is_watched", lambda: True)
+    monkeypatch.setattr(common, "is_watched", lambda: True)
     assert run("judgments", "remove", "desk", stdin=answer).exit_code == code
     run.json("judgments", "show", code=shown)
 

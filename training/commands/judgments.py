@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from nvr_rag import output
 from nvr_rag.commands import common
-from nvr_rag.errors import InvalidInput, NotFound
+from nvr_rag.errors import NotFound
 
 if TYPE_CHECKING:
     from training.importing import ImportReport
@@ -90,24 +89,13 @@ def remove(
 
     name = origin.removeprefix(IMPORTED)  # as `show` writes it
     if not yes:
-        _confirm(f"Remove the judgments of {name} from the collection {collection}?")
+        common.confirm(f"Remove the judgments of {name} from the collection {collection}?")
     with common.open_workspace() as workspace:
         count = remove_judgments(workspace.database, collection, name)
     if as_json:
         output.emit({"collection": collection, "origin": name, "removed": count})
     else:
         output.say(f"Removed {count:,} judgments of {name}.")
-
-
-def _confirm(question: str) -> None:
-    """Raises Abort for a no, InvalidInput where nobody can be asked."""
-    if not _is_watched():
-        raise InvalidInput("removing needs a confirmation, and there is no terminal to ask at; say --yes", field="yes")
-    typer.confirm(question, abort=True, err=True)
-
-
-def _is_watched() -> bool:
-    return sys.stdin.isatty()
 
 
 def _tell(report: ImportReport) -> None:

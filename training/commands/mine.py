@@ -49,9 +49,22 @@ def mine(
 
 
 def _show(report: dict[str, Any]) -> None:
-    """Counts for a person: plain numbers first, then what was removed and how many negatives came of it."""
-    output.pairs({name.replace("_", " "): value for name, value in report.items() if isinstance(value, (int, float))})
-    for name, counts in report.items():
-        if isinstance(counts, dict) and counts and all(isinstance(value, (int, float)) for value in counts.values()):
+    """For a person: plain counts first, then what was removed and how many negatives came of it, then the scores."""
+    output.pairs({_words(name): value for name, value in report.items() if isinstance(value, int)})
+    for name in ("removed", "emitted", "short"):
+        if report[name]:
             output.say()
-            output.table((name.replace("_", " "), "count"), [[key, value] for key, value in counts.items()])
+            output.table((_words(name), "count"), [[_words(key), count] for key, count in report[name].items()])
+    scores = {_words(name): report[name] for name in ("positive_scores", "negative_scores", "differences")}
+    if any(scores.values()):
+        quantiles = list(next(filter(None, scores.values())))
+        output.say()
+        output.table(("teacher's scores", *quantiles), [[name, *_short(found)] for name, found in scores.items()])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _short(quantiles: dict[str, float]) -> list[str]:
+    return [f"{value:.3f}" for value in quantiles.values()]
