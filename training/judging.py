@@ -17,7 +17,7 @@ from nvr_rag.chunkings import installed_chunker
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, NotFound, StoreBusy
 from nvr_rag.fusion import FusionSettings
-from nvr_rag.indexing import Progress
+from nvr_rag.indexing import Progress, Work
 from nvr_rag.types import Mode
 from nvr_rag.upkeep import Upkeep, settle
 from nvr_rag.verification import verify
@@ -35,6 +35,7 @@ from training.weighing import MIN_QUERIES, weigh
 
 TIMED = 60  # queries whose answers are timed, on each side
 TIMED_K = 10  # hits asked for then, as users do
+LOOKS = 5  # at whether the candidate's index is level
 PATHS = ("deployed", "dense")  # as users get it; the encoder alone
 
 
@@ -47,22 +48,7 @@ def build(lap: Lap) -> dict[str, Any]:
         raise Conflict(
             f"the candidate of this lap, deployment {candidate.id}, is {candidate.state} already; begin another lap"
         )
-    finished = threading.Event()
-    finished.set()
-
-    def report(progress: Progress) -> None:
-        lap.count(progress.applied_seq, progress.head_seq, f"changes, {progress.work.encoded} chunks encoded")
-
-    upkeep = Upkeep(
-        workspace=lap.workspace,
-        collection_id=candidate.collection_id,
-        chunker=installed_chunker(),
-        stop=lap.stop,
-        only=candidate.index_id,
-        report=report,
-    )
-    work = settle(upkeep, finished)
-    lap.check_stop()
+    work = _catch_up(lap, candidate)
     return {
         "deployment": candidate.id,
         "index": candidate.index_id,
@@ -158,6 +144,7 @@ def conclude(lap: Lap) -> dict[str, Any]:
     if outcome != Outcome.ACCEPT:
         _give_up(lap, candidate)
     elif lap.promote and candidate.state in deployments.WAITING and _serves_still(lap):
+        _catch_up(lap, candidate)
         promotion.promote(
             lap.workspace,
             candidate.id,
@@ -165,6 +152,27 @@ def conclude(lap: Lap) -> dict[str, Any]:
             tell=lambda words: lap.count(0, None, words),
         )
     return {"promoted": lap.candidate().state == "serving"}
+
+
+def _catch_up(lap: Lap, candidate: Deployment) -> Work:
+    """Bring the candidate's index up with the documents, or wait for the process that does."""
+    finished = threading.Event()
+    finished.set()
+
+    def report(progress: Progress) -> None:
+        lap.count(progress.applied_seq, progress.head_seq, f"changes, {progress.work.encoded} chunks encoded")
+
+    upkeep = Upkeep(
+        workspace=lap.workspace,
+        collection_id=candidate.collection_id,
+        chunker=installed_chunker(),
+        stop=lap.stop,
+        only=candidate.index_id,
+        report=report,
+    )
+    work = settle(upkeep, finished)
+    lap.check_stop()
+    return work
 
 
 def _give_up(lap: Lap, candidate: Deployment) -> None:
@@ -231,8 +239,16 @@ def _latency(lap: Lap, base: Deployment, candidate: Deployment, texts: Sequence[
 
 
 def _lag(lap: Lap, base: Deployment, candidate: Deployment) -> int:
-    with lap.workspace.database.read() as connection:
-        return indexes.applied_seq(connection, base.index_id) - indexes.applied_seq(connection, candidate.index_id)
+    """Changes that the candidate is behind once it has followed what came in while it was judged. Between its catching
+    up and our looking more may come in, and be nobody's fault."""
+    lag = 0
+    for _ in range(LOOKS):
+        _catch_up(lap, candidate)
+        with lap.workspace.database.read() as connection:
+            lag = indexes.applied_seq(connection, base.index_id) - indexes.applied_seq(connection, candidate.index_id)
+        if lag <= 0:
+            break
+    return lag
 
 
 def _values(per_query: PerQuery) -> dict[str, float]:

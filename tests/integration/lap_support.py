@@ -15,7 +15,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -206,11 +206,13 @@ class Laboratory:
         tell: Callable[[Progress], None] = lambda _progress: None,
         stop: threading.Event | None = None,
         advanced: Callable[[], None] = lambda: None,
+        inside: Workspace | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Run a lap as a process of its own would; its report. Options are those of Request."""
+        """Run a lap in a process of its own, or `inside` one that is at work already; its report. Options are those of
+        Request."""
         request = Request(collection="default", run=run, **options)
-        with self.open() as workspace:
+        with nullcontext(inside) if inside else self.open() as workspace:
             return run_lap(workspace, request, tell=tell, stop=stop or threading.Event(), advanced=advanced)
 
     def folder(self, run: str = "lap") -> RunFolder:

@@ -234,6 +234,12 @@ def test_a_second_lap_while_one_runs_is_refused(left: Left) -> None:
         assert "retrain job 1 is running; wait until it has finished" in line.error("retrain")
 
 
+def test_what_somebody_else_has_begun_with_is_left_to_them(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = left("mine")
+    monkeypatch.setattr(following, "take", lambda *_, **__: 1)  # it was free a moment ago
+    assert "another process has begun with job 1" in line.error("retrain")
+
+
 # what cannot be asked for
 
 

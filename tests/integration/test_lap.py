@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ from training.runs import RunFolder
 from training.splits import Split
 
 __all__ = ["lab", "small_laps", "undisturbed"]
+
+LATENCY = judging._latency  # laps here have another one
 
 pytestmark = pytest.mark.usefixtures("small_laps")
 
@@ -189,6 +192,21 @@ def test_progress_names_every_step_and_counts_up_to_its_total(lab: Laboratory) -
     json.dumps([one.as_json() for one in told])
 
 
+def test_latency_is_the_median_of_answers_asked_in_turn(small_laps: pytest.MonkeyPatch) -> None:
+    class Asked:
+        def search(self, text: str, deployment_id: int, k: int) -> None:
+            order.append((text, deployment_id))
+            clock[0] += takes[deployment_id].pop(0) / 1000
+
+    order: list[tuple[str, int]] = []
+    clock, takes = [0.0], {1: [10.0, 90.0, 20.0], 2: [40.0, 50.0, 70.0]}
+    sides: Any = [SimpleNamespace(id=1), SimpleNamespace(id=2)]
+    small_laps.setattr(judging.time, "perf_counter", lambda: clock[0])
+    found = LATENCY(Asked(), *sides, ["a", "b", "c"])  # type: ignore[arg-type]
+    assert found == {"base_ms": pytest.approx(20.0), "candidate_ms": pytest.approx(50.0)}
+    assert order == [(text, side) for text in "abc" for side in (1, 2)]
+
+
 # what follows from the decision
 
 
@@ -202,6 +220,18 @@ def test_without_being_asked_a_lap_promotes_nothing_and_says_how(undisturbed: Fi
     assert page.HEADLINES["accept"] in (lab.folder().path / "report.html").read_text()
     with lab.open() as workspace:
         assert promotion.promote(workspace, 2, collection="default").serving == 2
+
+
+@pytest.mark.parametrize("step", ["judge", "conclude"])
+def test_documents_that_come_in_meanwhile_are_no_reason_against_a_candidate(
+    undisturbed: Finished, tmp_path: Path, step: str
+) -> None:
+    lab = copied(undisturbed.before[step], tmp_path)
+    lab.put({"doc:new": "zab zob"})  # the index that serves has it
+    assert lab.lap(promote=True)["promoted"] is True
+    with lab.open() as workspace:
+        found = verify(workspace.database, workspace.index(2))
+    assert (found.clean, found.checked) == (True, DOCUMENTS + 1)
 
 
 def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(undisturbed: Finished, tmp_path: Path) -> None:
@@ -229,7 +259,9 @@ def test_a_rejected_candidate_that_somebody_has_promoted_goes_on_serving(undistu
     lab.folder().finish("judge", judged)
     with lab.open() as workspace:
         promotion.promote(workspace, 2, collection="default")
-    lab.lap(promote=True)
+        assert workspace.index(2)
+        lab.lap(inside=workspace, promote=True)
+        assert workspace.has_open(2)
     assert lab.states() == {1: "previous", 2: "serving"}
     assert len(lab.store.names()) == 2
 
@@ -288,6 +320,10 @@ def test_feedback_at_random_is_rejected_and_leaves_no_trace_in_the_answers(lab: 
     (lab.folder().path / "steps" / "conclude.json").unlink()  # it died before that was noted
     assert lab.lap(promote=True)["outcome"] == "reject"
     assert lab.states() == {1: "serving", 2: "rejected"}
+    again = lab.lap("again", promote=True)  # nobody has said anything since
+    assert (again["outcome"], again["training"]["encoder"]) == ("reject", report["training"]["encoder"])
+    assert lab.states() == {1: "serving", 2: "rejected", 3: "rejected"}
+    assert lab.store.names() == [served.name]
 
 
 def test_an_encoder_that_serves_already_is_no_candidate(lab: Laboratory, small_laps: pytest.MonkeyPatch) -> None:

@@ -244,8 +244,7 @@ def test_a_command_lets_go_of_the_index_while_it_trains_and_a_server_does_not(
         lab.lap()
     with lab.open() as workspace:
         assert workspace.index(1)
-        request = loop.Request(collection="default", run="other")
         with pytest.raises(NvrError, match="seen"):
-            loop.run_lap(workspace, request, tell=lambda _: None, stop=threading.Event(), advanced=lambda: None)
+            lab.lap("other", inside=workspace)
         assert workspace.has_open(1)
     assert opened == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -283,6 +284,20 @@ def test_the_files_of_laps_that_nobody_can_go_on_with_make_room(
     assert old.corpus.is_dir()
     work(opened, asked(opened, "new"))
     assert (old.corpus.exists(), new.corpus.exists()) == (False, True)
+
+
+@pytest.mark.parametrize(("wanted", "beside_a_server", "threads"), [(None, False, 4), (None, True, 3), (2, True, 2)])
+def test_a_lap_leaves_a_core_to_a_server(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch, wanted: int | None, beside_a_server: bool, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2, 3}, raising=False)
+    opened.settings.training.threads = wanted
+    if beside_a_server:
+        processes.announce(opened.database, "serve")
+    work(opened, asked(opened))
+    config = run_folder(opened.home, "lap").config()
+    assert config is not None
+    assert config.threads == threads
 
 
 # the server's side
