@@ -21,6 +21,7 @@ HEADLINES = {
     "accept": "Accepted: the candidate is better, and waits to be promoted",
     "reject": "Rejected: what served before goes on serving",
     "not_enough_evidence": "Not enough evidence: nothing was changed",
+    "dry_run": "Dry run: nothing was trained, nothing was changed",
     "failed": "Failed: nothing was changed",
 }
 PROMOTED = "Accepted: the candidate is better, and serves now"

@@ -253,7 +253,8 @@ def _row(path: str, group: str, old: PerQuery, new: PerQuery, keys: Sequence[str
     gain = found.difference
     interval = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
     recall = f"{means(before)['R@100']:.3f} to {means(after)['R@100']:.3f}"
-    return [path, group, len(keys), means(before)["nDCG@10"], means(after)["nDCG@10"], interval, found.p, recall]
+    p = f"{found.p:.4f}" if found.p >= 0.0002 else "< 0.0002"
+    return [path, group, len(keys), means(before)["nDCG@10"], means(after)["nDCG@10"], interval, p, recall]
 
 
 def command(arguments: Sequence[str], env: dict[str, str]) -> tuple[float, float]:

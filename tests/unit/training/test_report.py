@@ -275,6 +275,7 @@ def test_the_decision_comes_first_then_how_to_undo_it() -> None:
         ({"outcome": "accept"}, "Accepted: the candidate is better, and waits to be promoted"),
         ({"outcome": "reject"}, "Rejected: what served before goes on serving"),
         ({"outcome": "not_enough_evidence"}, "Not enough evidence: nothing was changed"),
+        ({"outcome": "dry_run"}, "Dry run: nothing was trained, nothing was changed"),
         ({"outcome": "failed", "error": "no room"}, "Failed: nothing was changed"),
         ({"outcome": "cancelled"}, "cancelled"),
     ],
