@@ -31,6 +31,12 @@ class Job:
     result: Mapping[str, Any] | None
     error: str | None
     created_at: datetime
+    lease_until: datetime | None  # of a job that is running
+
+    @property
+    def lapsed(self) -> bool:
+        """Its worker has died, or is out of reach."""
+        return self.lease_until is not None and self.lease_until < t.now()
 
     @property
     def finished(self) -> bool:
@@ -77,8 +83,9 @@ def requeue(database: Database, job_id: int) -> bool:
 
 
 def release(database: Database, job_id: int, worker: str) -> bool:
-    """Put a job back that this worker does not finish; False when it was taken away meanwhile."""
-    return _update(database, job_id, worker, {"state": "queued", "lease_until": None, "worker": None})
+    """Put a job back that this worker does not finish, no death of it; False when it was taken away meanwhile."""
+    values = {"state": "queued", "lease_until": None, "worker": None, "attempts": t.Job.attempts - 1}
+    return _update(database, job_id, worker, values)
 
 
 def get(database: Database, job_id: int) -> Job:
@@ -160,7 +167,9 @@ def _update(database: Database, job_id: int, worker: str, values: Mapping[str, A
 
 def _jobs() -> Select[Any]:
     j = t.Job
-    return select(j.id, j.kind, j.payload, j.state, j.attempts, j.progress, j.result, j.error, j.created_at)
+    return select(
+        j.id, j.kind, j.payload, j.state, j.attempts, j.progress, j.result, j.error, j.created_at, j.lease_until
+    )
 
 
 def _of_collection(connection: Connection, kind: str, collection: str) -> list[Job]:

@@ -111,7 +111,8 @@ class Retriever:
         An index that stood still while it was asked gives the exact answer, so one that moved is asked again.
         """
         fused = asked.dense is not None and asked.lexical is not None
-        depth = max(deployment.fusion.depth if fused else 0, 2 * query.k + _SLACK)
+        # Both sides together have more than one alone: k makes no difference to what is fused until it must.
+        depth = max(deployment.fusion.depth, query.k + _SLACK) if fused else 2 * query.k + _SLACK
         seconds = {"search": 0.0, "hydrate": 0.0}
         moves = 0
         while True:

@@ -29,6 +29,7 @@ from nvr_rag.stores.base import Store
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.types import Mode
 
+_MODELS = "models"  # the folder of encoder versions, in the data folder
 _SPARE_BYTES = 64 * 2**20  # left free beside a new index, for everything else that is written meanwhile
 
 
@@ -188,6 +189,10 @@ class Workspace:
             collection_id = collections.find(connection, collection, lock=True)
             found = deployments.of_run(connection, run) if run else None
             if found is not None:
+                if indexes.get(connection, found.index_id).encoder != encoder:
+                    raise Conflict(
+                        f"the lap {run} has made a candidate with another encoder already; begin another lap"
+                    )
                 return found
             registry.usable(connection, encoder)  # it may have been removed since it was loaded
             now = deployments.serving(connection, collection)
@@ -223,8 +228,8 @@ class Workspace:
 
     def location(self, source: str) -> str:
         """Where the source of an encoder version is, for `load_encoder`: paths are relative to the data folder."""
-        kept = self.home / source
-        return str(kept) if kept.is_dir() else source
+        kept = source.startswith(f"{_MODELS}/")  # also when it is missing: it is no name at a hub
+        return str(self.home / source) if kept else source
 
     def _forget_encoder(self, encoder: Encoder) -> None:
         """Let go of an encoder that no open index needs: a server may see many come and go."""
@@ -248,9 +253,9 @@ class Workspace:
             return source
         from nvr_rag.encoders.torch import export
 
-        kept = f"models/{encoder.fingerprint}"
+        kept = f"{_MODELS}/{encoder.fingerprint}"
         if not (self.home / kept).is_dir():
-            (self.home / "models").mkdir(exist_ok=True)
+            (self.home / _MODELS).mkdir(exist_ok=True)
             export(encoder, self.home / kept)
         return kept
 

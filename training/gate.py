@@ -45,6 +45,7 @@ class GateSettings:
     significance: float = 0.05  # (0, 1); p of the randomisation test must be below it
     min_fresh_queries: int = 30  # needed to tell learning from memory of the corpus
     max_latency_ratio: float = 1.5  # median answer of the candidate to the median before
+    fast_enough_ms: float = 50.0  # a median answer up to this is never too slow; >= 0
     confidence: float = 0.95  # (0, 1), of the intervals
     resamples: int = 10_000  # of the bootstrap and of the randomisation test
     seed: int = 0  # of both
@@ -60,9 +61,8 @@ class GateSettings:
             raise InvalidInput(f"min_gain is at least 0 and below 1, not {self.min_gain}", field="min_gain")
         if not 0 < self.max_latency_ratio < math.inf:
             raise InvalidInput(f"max_latency_ratio is above 0, not {self.max_latency_ratio}", field="max_latency_ratio")
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        if not 0 <= self.fast_enough_ms < math.inf:
+            raise InvalidInput(f"fast_enough_ms is at least 0, not {self.fast_enough_ms}", field="fast_enough_ms")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,11 +187,11 @@ def _fresh(comparisons: Mapping[str, Comparison], settings: GateSettings) -> Fin
 
 def _latency(evidence: Evidence, settings: GateSettings) -> Finding:
     ratio = evidence.candidate_latency_ms / evidence.base_latency_ms
-    slow = ratio > settings.max_latency_ratio
+    slow = ratio > settings.max_latency_ratio and evidence.candidate_latency_ms > settings.fast_enough_ms
     text = (
         f"{'too slow' if slow else 'fast enough'}: the median answer takes {evidence.candidate_latency_ms:.1f} ms, "
         f"{ratio:.2f} times the {evidence.base_latency_ms:.1f} ms before; "
-        f"{settings.max_latency_ratio:g} times is the limit"
+        f"{settings.max_latency_ratio:g} times is the limit above {settings.fast_enough_ms:g} ms"
     )
     return Finding(rule="latency", verdict=Verdict.FAIL if slow else Verdict.PASS, text=text)
 

@@ -145,6 +145,7 @@ def conclude(lap: Lap) -> dict[str, Any]:
         _give_up(lap, candidate)
     elif lap.promote and candidate.state in deployments.WAITING and _serves_still(lap):
         _catch_up(lap, candidate)
+        lap.let_go()
         promotion.promote(
             lap.workspace,
             candidate.id,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from nvr_rag import deployments
 from nvr_rag.deployments import Deployment
+from nvr_rag.errors import NotFound
 from nvr_rag.types import Mode, Query, SearchResult
 from nvr_rag.workspace import Workspace
 from training.children import Stopped
 from training.gate import Finding, GateDecision, GateSettings, Outcome, Verdict
 from training.runs import LapConfig, RunFolder
 
-SEARCH_DEPTH = 200  # hits asked for a judged query, so that there are 100 documents among them
+SEARCH_DEPTH = 192  # hits asked for a judged query: many, and no more than are fused when a user asks for ten
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,7 @@ class Lap:
     config: LapConfig
     promote: bool  # a candidate that the gate accepts
     stop: threading.Event
+    serves: bool = False  # this process answers searches: its indexes stay open
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # what finished steps came to, by step
     count: Count = lambda _done, _total, _words: None  # of the step that is at work
 
@@ -64,6 +67,19 @@ class Lap:
         """Raise Stopped when the lap was told to stop."""
         if self.stop.is_set():
             raise Stopped("stopped; what is finished stays finished")
+
+    def let_go(self) -> None:
+        """Close the indexes that the lap has opened, so that others may open them; a server keeps its own."""
+        if self.serves:
+            return
+        ids = [self.config.deployment]
+        if "build" in self.results:
+            ids.append(int(self.results["build"]["deployment"]))
+        if "judge" in self.results:
+            ids.append(int(self.results["judge"]["base_deployment"]))
+        for deployment_id in ids:
+            with suppress(NotFound):
+                self.workspace.close_index(self.deployment(deployment_id).index_id)
 
     def deployment(self, deployment_id: int) -> Deployment:
         with self.workspace.database.read() as connection:

@@ -59,17 +59,23 @@ class Request:
 
 
 def run_lap(
-    workspace: Workspace, request: Request, *, tell: Tell, stop: threading.Event, advanced: Callable[[], None]
+    workspace: Workspace,
+    request: Request,
+    *,
+    tell: Tell,
+    stop: threading.Event,
+    advanced: Callable[[], None],
+    serves: bool = False,
 ) -> dict[str, Any]:
     """Run a lap, or what is left of it, and return its report (see training.report.LapReport).
 
-    `advanced` is called after each finished step. Raises LapBusy while another process works on it, Stopped, and what a
-    step raises; a report of that is left as well.
+    `advanced` is called after each finished step. In a process that `serves` searches no index is closed. Raises
+    LapBusy while another process works on it, Stopped, and what a step raises; a report of that is left as well.
     """
     folder = run_folder(workspace.home, request.run)
     with folder.owned():
         config = folder.config() or _begin(workspace, request, folder)
-        lap = Lap(workspace=workspace, folder=folder, config=config, promote=request.promote, stop=stop)
+        lap = Lap(workspace=workspace, folder=folder, config=config, promote=request.promote, stop=stop, serves=serves)
         try:
             _take_steps(lap, request, tell, advanced)
         except Stopped:  # it will go on
@@ -78,9 +84,13 @@ def run_lap(
             with suppress(OSError):  # on a full disk the cause is what people need to read
                 write_report(folder.path, lap_report(lap, error=str(error) or type(error).__name__))
             raise
+        finally:
+            lap.let_go()
         report = lap_report(lap, dry_run=request.dry_run)
         write_report(folder.path, report)
         folder.forget_files()
+        if not request.dry_run:  # what was mined for its own sake is still to be read
+            folder.forget_texts()
         return report
 
 

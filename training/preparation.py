@@ -51,7 +51,7 @@ def _enough(judged: JudgmentSet, train: int, held_out: int, lap: Lap) -> Mapping
     if not judged.queries and not held_out:
         words = (
             "there are no judgments yet; send feedback on hits (POST /v1/feedback, kind relevant or irrelevant), or "
-            f"import judgments: nvr-rag judgments import PATH --collection {lap.config.collection}"
+            f"import judgments: nvr-rag judgments import PATH --origin NAME --collection {lap.config.collection}"
         )
         return early("training", words)
     if train < MIN_QUERIES:
@@ -119,9 +119,8 @@ def _index(lap: Lap) -> Iterator[LiveIndex]:
     """The index that served when the lap began. A command lets go of it again: others may search while it trains."""
     with lap.workspace.database.read() as connection:
         index_id = deployments.get(connection, lap.config.deployment).index_id
-    was_open = lap.workspace.has_open(index_id)
     try:
         yield lap.workspace.index(index_id)
     finally:
-        if not was_open:
+        if not lap.serves:
             lap.workspace.close_index(index_id)

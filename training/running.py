@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from nvr_rag import jobs, processes
+from nvr_rag import deployments, jobs, processes
 from nvr_rag.db.session import Database
-from nvr_rag.errors import ConfigurationError, NvrError
+from nvr_rag.errors import ConfigurationError, Conflict, NotFound, NvrError
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Job
 from nvr_rag.workspace import Workspace
@@ -53,7 +54,7 @@ def left_behind(workspace: Workspace, collection: str, *, failed: bool) -> Job |
     served = bool(processes.alive(workspace.database, "serve"))
     for job in found:
         folder = _folder(workspace, job)
-        died = job.state == "running" and folder is not None and folder.abandoned()
+        died = job.state == "running" and (job.lapsed or (folder is not None and folder.abandoned()))
         if died or (job.state == "queued" and not served):
             return job
     return found[-1] if failed and found and found[-1].state == "failed" else None
@@ -66,6 +67,7 @@ def run_job(
     *,
     stop: threading.Event,
     tell: Callable[[Progress], None] = lambda _progress: None,
+    serves: bool = False,
 ) -> Mapping[str, Any] | None:
     """Run a job that `worker` has claimed, and note how it ended; its result, or None when it failed or was stopped.
 
@@ -79,7 +81,7 @@ def run_job(
 
         try:
             _forget_older(workspace, job)
-            report = run_lap(workspace, _request(job), tell=hear, stop=beat.stop, advanced=beat.advanced)
+            report = run_lap(workspace, _request(job), tell=hear, stop=beat.stop, advanced=beat.advanced, serves=serves)
         except (Stopped, LapBusy, KeyboardInterrupt) as reason:
             jobs.release(workspace.database, job.id, worker)
             if not isinstance(reason, Stopped):
@@ -113,11 +115,28 @@ def _folder(workspace: Workspace, job: Job) -> RunFolder | None:
 
 
 def _forget_older(workspace: Workspace, job: Job) -> None:
-    """Make room: of the collection's laps only the newest can be gone on with."""
+    """Make room: of the collection's laps only the newest can be gone on with. A candidate of an older one that nobody
+    has promoted until now is given up: its index would be kept up with the documents for nothing."""
     for other in jobs.of_collection(workspace.database, KIND, str(job.payload.get("collection"))):
         folder = _folder(workspace, other)
         if other.finished and other.id < job.id and folder is not None:
             folder.forget_files()
+            folder.forget_texts()
+            if not job.payload.get("dry_run"):
+                _give_up_candidate(workspace, folder)
+
+
+def _give_up_candidate(workspace: Workspace, folder: RunFolder) -> None:
+    """Reject the candidate of a lap that never served, and remove its encoder once no index needs it."""
+    with workspace.database.write() as connection:
+        found = deployments.of_run(connection, folder.path.name)
+        if found is not None and found.state in deployments.WAITING:
+            deployments.reject(connection, found.id)
+        served = found is not None and found.state not in (*deployments.WAITING, "rejected")
+    registered = folder.finished("register")
+    if registered is not None and not served:
+        with suppress(Conflict, NotFound):  # an index needs it, another lap made it again, or it has gone
+            workspace.discard(str(registered["encoder"]))
 
 
 def _request(job: Job) -> Request:

@@ -133,6 +133,11 @@ class RunFolder:
         self.forget_model()
         shutil.rmtree(self.corpus, ignore_errors=True)
 
+    def forget_texts(self) -> None:
+        """Remove queries and passages: documents may be deleted, and queries forgotten, that they come from."""
+        for path in (self.queries, self.dev, self.examples):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Keep other processes away from the lap. Raises LapBusy while another one works on it."""

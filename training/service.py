@@ -48,7 +48,7 @@ class TrainerService:
             try:
                 job = jobs.claim(workspace.database, self._worker, self.job_kinds)
                 if job is not None:
-                    run_job(workspace, job, self._worker, stop=self._stop)
+                    run_job(workspace, job, self._worker, stop=self._stop, serves=True)
             except NvrError as error:
                 log.warning("a lap could not be run: %s", error)
             except Exception:  # the thread must outlive what nobody has foreseen

@@ -180,7 +180,7 @@ class PutDocuments(Body):
 
     collection: CollectionName = "default"
     documents: list[TextDocument] = Field(min_length=1, max_length=MAX_ITEMS)
-    wait: bool = Field(default=False, description="Answer when every live index of the collection has them.")
+    wait: bool = Field(default=False, description="Answer when the index that serves the collection has them.")
     timeout_seconds: float = Field(default=30.0, ge=0, le=MAX_WAIT_SECONDS, description="How long to wait at most.")
 
 

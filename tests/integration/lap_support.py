@@ -209,11 +209,14 @@ class Laboratory:
         inside: Workspace | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Run a lap in a process of its own, or `inside` one that is at work already; its report. Options are those of
+        """Run a lap in a process of its own, or `inside` a server that is at work already; its report. Options are those of
         Request."""
         request = Request(collection="default", run=run, **options)
         with nullcontext(inside) if inside else self.open() as workspace:
-            return run_lap(workspace, request, tell=tell, stop=stop or threading.Event(), advanced=advanced)
+            serves = inside is not None
+            return run_lap(
+                workspace, request, tell=tell, stop=stop or threading.Event(), advanced=advanced, serves=serves
+            )
 
     def folder(self, run: str = "lap") -> RunFolder:
         return run_folder(self.home, run)

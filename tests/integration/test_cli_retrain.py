@@ -193,7 +193,7 @@ def test_a_lap_that_fails_says_why_and_how_to_go_on(run: CommandLine, small_laps
     (kept / "model.safetensors").write_bytes(b"")
     message = run.error("retrain")
     assert "model.safetensors" in message
-    assert message.endswith("what serves is untouched. nvr-rag retrain --resume goes on behind the last finished step")
+    assert message.endswith("nvr-rag retrain --resume --collection default goes on behind the last finished step")
     (kept / "model.safetensors").write_bytes(weights)
     small_laps.setattr(following, "follow", lambda workspace, job_id: {"outcome": job_id, **SHORT})
     assert run.json("retrain", "--resume")["outcome"] == run.jobs()[0].id
@@ -337,7 +337,7 @@ def test_what_a_server_could_not_do_is_told(run: CommandLine) -> None:
         jobs.finish(workspace.database, job.id, "server", result=None, error="the disk is full")
 
     with server(run.lab, work):
-        assert run.error("retrain").startswith("the disk is full; what serves is untouched")
+        assert run.error("retrain").startswith("the disk is full. nvr-rag deploy list --collection default shows what serves")
 
 
 def test_a_server_that_goes_away_is_not_waited_for(run: CommandLine) -> None:

@@ -165,8 +165,7 @@ def test_a_page_and_a_file_for_programs_tell_of_the_lap(undisturbed: Finished) -
 
 
 def test_what_is_not_needed_any_more_takes_no_room(undisturbed: Finished) -> None:
-    kept = {"config.json", "queries.jsonl", "dev.jsonl", "mined.jsonl", "mining.json", "examples.jsonl", "steps"}
-    kept |= {"owner.lock", "report.html", "report.json"}
+    kept = {"config.json", "mined.jsonl", "mining.json", "steps", "owner.lock", "report.html", "report.json"}
     assert {path.name for path in undisturbed.lab.folder().path.iterdir()} == kept
 
 
@@ -287,10 +286,12 @@ def test_only_the_gate_reads_what_is_held_out(lab: Laboratory, small_laps: pytes
 
 
 def test_no_file_of_a_lap_holds_what_is_held_out(undisturbed: Finished) -> None:
-    lab = undisturbed.lab
-    assert not files_with(lab.folder(), [question.text for question in lab.of(Split.HOLDOUT)])
+    lab = undisturbed.before["conclude"]
+    for ended in (lab, undisturbed.lab):
+        assert not files_with(ended.folder(), [question.text for question in lab.of(Split.HOLDOUT)])
     for split, names in ((Split.TRAIN, {"queries.jsonl", "examples.jsonl"}), (Split.DEV, {"dev.jsonl"})):
         assert files_with(lab.folder(), [question.text for question in lab.of(split)]) == names
+        assert not files_with(undisturbed.lab.folder(), [question.text for question in lab.of(split)])
 
 
 def files_with(folder: RunFolder, texts: list[str]) -> set[str]:

@@ -103,7 +103,9 @@ def _watch(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]]
         show(job.progress)
         if not processes.alive(workspace.database, "serve"):
             raise Conflict("the server has stopped; run nvr-rag retrain again to go on with the lap")
-        if job.state == "queued" and time.monotonic() - asked > UNHEARD_SECONDS:
+        if job.state != "queued" or _others_run(workspace, job_id):
+            asked = time.monotonic()
+        elif time.monotonic() - asked > UNHEARD_SECONDS:
             raise ConfigurationError(
                 "the server does not take the job: install 'nvr-rag[training]' where it runs and restart it, or stop "
                 "it and run the same command again"
@@ -112,10 +114,21 @@ def _watch(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]]
     return _outcome(job)
 
 
+def _others_run(workspace: Workspace, job_id: int) -> bool:
+    """Whether the server is busy with another lap: it runs one at a time."""
+    from nvr_rag import jobs
+    from training.running import KIND
+
+    return any(
+        job.kind == KIND and job.state == "running" and job.id != job_id for job in jobs.unfinished(workspace.database)
+    )
+
+
 def _outcome(job: Job) -> Mapping[str, Any]:
     if job.result is None:
+        collection = job.payload.get("collection")
         raise NvrError(
-            f"{job.error or 'the lap did not finish'}; what serves is untouched. nvr-rag retrain --resume goes on "
-            "behind the last finished step"
+            f"{job.error or 'the lap did not finish'}. nvr-rag deploy list --collection {collection} shows what "
+            f"serves; nvr-rag retrain --resume --collection {collection} goes on behind the last finished step"
         )
     return job.result

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,6 @@ class MiningSettings:
         for name, least in (("depth", 1), ("negatives", 0), ("neighbours", 0)):
             if getattr(self, name) < least:
                 raise InvalidInput(f"{name} is at least {least}, not {getattr(self, name)}", field=name)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -56,7 +56,8 @@ def test_a_reliable_gain_is_accepted_and_every_rule_says_why() -> None:
         "(+0.250, 95 % interval +0.250 to +0.250, p = 0.0078)",  # 2 / 256
         "no sign of forgetting: nDCG@10 on 3 queries with an answer that was not trained on rose from 0.500 to 0.750 "
         "(+0.250, 95 % interval +0.250 to +0.250, p = 0.2500)",  # 2 / 8
-        "fast enough: the median answer takes 10.0 ms, 1.00 times the 10.0 ms before; 1.5 times is the limit",
+        "fast enough: the median answer takes 10.0 ms, 1.00 times the 10.0 ms before; 1.5 times is the limit "
+        "above 50 ms",
         "the candidate's index has every change that the serving one has",
         "the candidate's index was verified against the corpus log",
         "judged@10 is 0.500 for the candidate and 0.500 before: unjudged results do not tilt the comparison",
@@ -178,14 +179,22 @@ def test_comparisons_are_those_of_significance() -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize(("candidate_ms", "outcome"), [(15.0, Outcome.ACCEPT), (15.1, Outcome.REJECT)])
+@pytest.mark.parametrize(("candidate_ms", "outcome"), [(150.0, Outcome.ACCEPT), (151.0, Outcome.REJECT)])
 def test_latency_has_a_limit(candidate_ms: float, outcome: Outcome) -> None:
-    decision = decide(evidence([0.25] * 8, candidate_latency_ms=candidate_ms), SMALL)
+    decision = decide(evidence([0.25] * 8, base_latency_ms=100.0, candidate_latency_ms=candidate_ms), SMALL)
     assert decision.outcome == outcome
     if outcome == Outcome.REJECT:
         assert text(decision, "latency") == (
-            "too slow: the median answer takes 15.1 ms, 1.51 times the 10.0 ms before; 1.5 times is the limit"
+            "too slow: the median answer takes 151.0 ms, 1.51 times the 100.0 ms before; 1.5 times is the limit "
+            "above 50 ms"
         )
+
+
+@pytest.mark.parametrize(("candidate_ms", "outcome"), [(50.0, Outcome.ACCEPT), (50.5, Outcome.REJECT)])
+def test_an_answer_that_is_fast_by_itself_is_fast_enough(candidate_ms: float, outcome: Outcome) -> None:
+    """Lexical search answers in 2 ms; whatever reads the query with an encoder would be too slow beside it."""
+    given = evidence([0.25] * 8, base_latency_ms=2.0, candidate_latency_ms=candidate_ms)
+    assert decide(given, SMALL).outcome == outcome
 
 
 @pytest.mark.parametrize(("lag", "outcome"), [(-2, Outcome.ACCEPT), (0, Outcome.ACCEPT), (1, Outcome.REJECT)])
@@ -210,7 +219,7 @@ def test_fewer_judged_hits_are_noted_and_decide_nothing(judged: float, verdict: 
 
 
 def test_all_failures_are_listed() -> None:
-    given = evidence([-0.25] * 8, fresh=3, candidate_latency_ms=20.0, candidate_lag=4, verified=False)
+    given = evidence([-0.25] * 8, fresh=3, candidate_latency_ms=99.0, candidate_lag=4, verified=False)
     decision = decide(given, SMALL)
     assert decision.outcome == Outcome.REJECT
     assert failed(decision) == ["gain", "fresh", "latency", "lag", "verified"]
@@ -270,6 +279,8 @@ def test_both_sides_must_have_been_asked_the_same() -> None:
         {"confidence": 1.0},
         {"max_latency_ratio": 0.0},
         {"max_latency_ratio": math.nan},
+        {"fast_enough_ms": -1.0},
+        {"fast_enough_ms": math.inf},
         {"resamples": 99},
         {"seed": -1},
     ],
