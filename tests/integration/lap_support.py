@@ -209,8 +209,8 @@ class Laboratory:
         inside: Workspace | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Run a lap in a process of its own, or `inside` a server that is at work already; its report. Options are those of
-        Request."""
+        """Run a lap in a process of its own, or `inside` a server that is at work already; its report. Options are
+        those of Request."""
         request = Request(collection="default", run=run, **options)
         with nullcontext(inside) if inside else self.open() as workspace:
             serves = inside is not None

@@ -337,7 +337,7 @@ def test_what_a_server_could_not_do_is_told(run: CommandLine) -> None:
         jobs.finish(workspace.database, job.id, "server", result=None, error="the disk is full")
 
     with server(run.lab, work):
-        assert run.error("retrain").startswith("the disk is full. nvr-rag deploy list --collection default shows what serves")
+        assert run.error("retrain").startswith("the disk is full. nvr-rag deploy list --collection default shows")
 
 
 def test_a_server_that_goes_away_is_not_waited_for(run: CommandLine) -> None:
