@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from nvr_rag import jobs, processes
+from nvr_rag import deployments, indexes, jobs, processes
 from nvr_rag.db import tables as t
 from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError
 from nvr_rag.jobs import Job
@@ -354,3 +354,43 @@ def until(workspace: Workspace, job_id: int, there: Callable[[Job], bool]) -> Jo
         assert time.monotonic() < latest, job
         time.sleep(0.01)
     return job
+
+
+# what older laps have left
+
+
+def test_a_candidate_that_nobody_has_promoted_is_given_up_when_another_lap_begins(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def proposes(lap: Lap) -> dict[str, Any]:
+        with lap.workspace.database.read() as connection:
+            now = deployments.serving(connection, "default")
+            encoder = indexes.get(connection, now.index_id).encoder
+        if lap.config.run != "trial":
+            lap.workspace.propose("default", encoder, run=lap.config.run)
+        return finds_nothing(lap)
+
+    def state(run: str) -> str:
+        with opened.database.read() as connection:
+            found = deployments.of_run(connection, run)
+        assert found is not None
+        return found.state
+
+    steps_are(monkeypatch, collect=proposes)
+    work(opened, asked(opened, "first"))
+    assert state("first") == "candidate"
+    work(opened, asked(opened, "trial", dry_run=True))
+    assert state("first") == "candidate"  # a dry run changes nothing
+    work(opened, asked(opened, "second"))
+    assert (state("first"), state("second")) == ("rejected", "candidate")
+    with opened.database.read() as connection:
+        assert [index.id for index in indexes.retired(connection)] == [2]
+
+
+def test_a_lap_whose_lease_has_run_out_can_be_gone_on_with(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process was killed before it had begun with the lap's folder."""
+    monkeypatch.setattr(jobs, "LEASE_SECONDS", -1.0)
+    job = asked(opened)
+    found = running.left_behind(opened, "default", failed=False)
+    assert found is not None
+    assert found.id == job.id

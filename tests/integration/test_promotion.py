@@ -599,3 +599,18 @@ def test_a_removed_model_builds_nothing(full: House, doubles: Doubles) -> None:
     with pytest.raises(NotFound, match="was removed"):
         other.workspace.encoder(version)
     other.close()
+
+
+def test_an_indexer_does_not_wait_for_whoever_builds_a_candidate(full: House, doubles: Doubles) -> None:
+    candidate = doubles.propose(full.workspace, 1)
+    building = full.workspace.index(candidate.index_id)
+    full.put(document("late", "a late fox"))
+    stepped = threading.Thread(target=Indexer(full.workspace).step, daemon=True)
+    with building.maintenance:  # as a lap of this process has it, round after round
+        stepped.start()
+        stepped.join(20)
+        assert not stepped.is_alive()
+        assert "a late fox" in full.texts("late fox")
+    Indexer(full.workspace).step()
+    with full.database.read() as connection:
+        assert indexes.applied_seq(connection, candidate.index_id) > 0

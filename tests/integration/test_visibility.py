@@ -23,8 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from nvr_rag import chunks, indexing
+from nvr_rag import chunks, deployments, indexing
 from nvr_rag.errors import InvalidFilter, InvalidInput, NotFound
+from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.indexing import Work
 from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
@@ -378,3 +379,18 @@ def test_random_lives(furnished_home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Life, "home", furnished_home, raising=False)
     few = settings(max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Life, settings=few)
+
+
+def test_what_is_fused_does_not_depend_on_how_many_hits_are_asked_for(house: House) -> None:
+    house.put(*(document(f"d{i}", f"fox {i} {'den ' * (i % 5)}{'river ' * (i % 3)}") for i in range(60)))
+    house.catch_up()
+    fusion = FusionSettings(method="weighted", dense_weight=0.6, lexical_weight=0.4, depth=24)
+    with house.database.write() as connection:
+        deployments.serve(connection, 1, house.index_id, Mode.HYBRID, fusion)
+
+    def ids(k: int) -> list[str]:
+        return [hit.chunk_id for hit in house.workspace.retriever.search(Query(text="fox den river", k=k)).hits]
+
+    longest = ids(16)  # with the slack as many as are fused
+    assert len(longest) == 16
+    assert all(ids(k) == longest[:k] for k in (1, 3, 10, 15))

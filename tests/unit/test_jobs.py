@@ -134,3 +134,22 @@ def test_a_job_that_kills_its_workers_is_given_up(house: House, clock: Clock) ->
 def test_asking_in_vain_takes_no_write_lock(house: House) -> None:
     with house.database.write():
         assert jobs.claim(house.database, "w1", KINDS) is None
+
+
+def test_a_job_that_is_put_back_counts_as_no_death(house: House) -> None:
+    job_id = jobs.enqueue(house.database, "verify", {})
+    for _ in range(jobs.MAX_ATTEMPTS + 1):
+        job = jobs.claim(house.database, "a", ["verify"])
+        assert job is not None
+        assert (job.id, job.attempts, job.lapsed) == (job_id, 1, False)
+        assert jobs.release(house.database, job_id, "a")
+    assert jobs.get(house.database, job_id).state == "queued"
+
+
+def test_a_job_lapses_with_its_lease(house: House, clock: Clock) -> None:
+    job_id = jobs.enqueue(house.database, "verify", {})
+    assert not jobs.get(house.database, job_id).lapsed
+    jobs.claim(house.database, "a", ["verify"])
+    assert not jobs.get(house.database, job_id).lapsed
+    clock.forward(jobs.LEASE_SECONDS + 1)
+    assert jobs.get(house.database, job_id).lapsed
