@@ -173,9 +173,11 @@ def run_lap(plan: Plan, env: dict[str, str], rule: str, before: Mapping[str, Any
     told, memory = json_command(["retrain", "--yes", "--rule", rule], env)
     seconds = time.perf_counter() - started
     report = json.loads(Path(told["report"]["json"]).read_text())
-    with server(env) as url, httpx.Client(base_url=url, timeout=60) as client:
-        found = ask_test(client, plan)
-        rolled = roll_back(client, env)
+    found, rolled = before["found"], None
+    if told["promoted"]:
+        with server(env) as url, httpx.Client(base_url=url, timeout=60) as client:
+            found = ask_test(client, plan)
+            rolled = roll_back(client, env)
     positives = {document for name in plan.train for document in plan.answers[name]}
     return {
         "outcome": told["outcome"],
@@ -242,8 +244,13 @@ def show(plan: Plan, rule: str, before: Mapping[str, Any], result: Mapping[str, 
         ["answers with", f"{report['choice']['mode']} {json.dumps(report['choice']['fusion'])}"],
         ["minutes", f"{result['seconds'] / 60:.1f} (seconds by step: {steps})"],
         ["peak MB", f"lap {result['memory_mb']:.0f}, trainer {report['training']['peak_memory_bytes'] / 1e6:.0f}"],
-        ["rolled back in", f"{rolled['seconds']:.1f} s; {rolled['found']} of {rolled['added'] - 1} found"],
     ]
+    if rolled:
+        back = f"{rolled['seconds']:.1f} s; {rolled['found']} of {rolled['added'] - 1} later documents found"
+        facts.append(["rolled back in", back])
+    for one in report["figures"]:
+        what = f"holdout, {one['path']}, {one['group']} ({one['queries']})"
+        facts.append([what, f"nDCG@10 {one['base']['nDCG@10']:.3f} to {one['candidate']['nDCG@10']:.3f}"])
     table("The lap", ["what", "figure"], facts)
 
 
