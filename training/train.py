@@ -7,10 +7,11 @@ all. Knows no judgments, no index, no database; torch is loaded by the first cal
 
 from __future__ import annotations
 
+import contextlib
 import math
-import tempfile
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,19 +89,18 @@ def train(
     model, spec = _load(base, device, threads)
     steps = planned_steps(len(examples), recipe)
     watch = _Stopwatch(steps, report)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+    with _scratch(target) as folder:
         run(
             model,
             InfoNCE(model, spec, recipe.temperature),
             _collator(examples, model, spec, recipe),
             rows=len(examples),
             arguments=arguments_of(
-                recipe, Path(folder) / "trainer", steps=steps, seed=seed, device=device, bfloat16=bfloat16
+                recipe, folder / "trainer", steps=steps, seed=seed, device=device, bfloat16=bfloat16
             ),
             on_step=watch.step,
         )
-        fingerprint = _save(model, spec, Path(folder) / "model", target)
+        fingerprint = _save(model, spec, folder / "model", target)
     return TrainingResult(
         directory=target,
         fingerprint=fingerprint,
@@ -117,6 +117,18 @@ def planned_steps(examples: int, recipe: Recipe) -> int:
     """Steps of the optimiser: the recipe's epochs, or more where that makes fewer than `min_steps`."""
     an_epoch = math.ceil(examples / recipe.batch_size)
     return max(recipe.epochs * an_epoch, min(recipe.min_steps, MOST_EPOCHS * an_epoch))
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, gone afterwards. What a killed training left there goes first."""
+    folder = target.with_name(f".{target.name}.training")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Stopwatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,23 @@ def test_a_training_that_is_stopped_leaves_nothing(tiny: Build, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         train(EXAMPLES, str(tiny("prompts")), RECIPE, tmp_path / "made", seed=1, threads=1, report=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_training_left_is_cleared_away(tiny: Build, tmp_path: Path) -> None:
+    base = tiny("prompts")
+    left: list[str] = []
+
+    def leave(_: TrainingProgress) -> None:  # what a kill at this moment would leave
+        left.extend(path.name for path in tmp_path.iterdir() if path != base)
+
+    train(EXAMPLES, str(base), RECIPE, tmp_path / "made", seed=1, threads=1, report=leave)
+    assert len(left) == 1
+    (tmp_path / left[0] / "model").mkdir(parents=True)
+    (tmp_path / left[0] / "model" / "half").write_text("")
+    shutil.rmtree(tmp_path / "made")
+    trained(base, tmp_path / "made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "model"]
+    assert not list((tmp_path / "made").rglob("half"))
 
 
 def test_what_cannot_begin_is_refused_at_once(tiny: Build, tmp_path: Path) -> None:
