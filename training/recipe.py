@@ -49,7 +49,7 @@ class Recipe:
     max_query_tokens: int = _number("training", 8)  # prompt and special tokens included
     max_document_tokens: int = _number("training", 8)  # the same of passages, in training only
     precision: str = _choice("training", PRECISIONS)  # of matrix products; auto = bfloat16 where it is fast
-    seed: int = _number("training", 0, 2**32 - 1)  # of order and dropout
+    seed: int = _number("training", 0, 2**32 - 1)  # of the order of the examples
 
     def as_json(self) -> dict[str, str | int | float]:
         """Every value under its name, in the order of the fields."""
