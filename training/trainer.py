@@ -31,8 +31,8 @@ OnStep = Callable[[int, float, float], None]  # step from 1, its loss, its learn
 
 
 class QuietTrainer(SentenceTransformerTrainer):
-    """Without a model card, and without dropout: drawing it takes a CPU a third of a step, and in the few steps of a
-    round the encoder is no better for it."""
+    """Without a model card, and without dropout: drawing it takes a CPU longer than the forward pass, and so few steps
+    give little to guard against."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Do nothing: the card would read the examples, and ask the hub about them."""
