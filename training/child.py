@@ -55,7 +55,8 @@ def _take_stdout() -> Tell:
 
 
 def _die_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not through sys.stdin: a thread that waits inside it would break the end of the program
+        pass
     os._exit(_ORPHANED)  # nothing to put in order: files get their names when they are whole
 
 
