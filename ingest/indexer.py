@@ -47,10 +47,8 @@ class Indexer:
             return False
         try:
             index = self._workspace.index(lag.index.id)
-            if (
-                not lag.serves and index.maintenance.locked()
-            ):  # a lap in this process builds it: do not wait behind that
-                return False
+            if not lag.serves and index.maintenance.locked():
+                return False  # a lap in this process builds it: what serves must not wait behind that
             # One that is being built takes a round at a time, so that what serves is never kept waiting.
             rounds = None if lag.serves else 1
             indexing.catch_up(self._workspace.database, index, chunk, stop=self._stop, rounds=rounds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nvr_rag import collections, deployments, indexes, processes
@@ -40,7 +40,7 @@ class Switch:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("collection", "serving", "previous", "prepared_by", "seconds")}
+        return asdict(self)
 
 
 def promote(workspace: Workspace, deployment_id: int, *, collection: str, tell: Tell | None = None) -> Switch:

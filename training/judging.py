@@ -18,6 +18,7 @@ from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, NotFound, StoreBusy
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexing import Progress, Work
+from nvr_rag.retriever import MAX_K
 from nvr_rag.types import Mode
 from nvr_rag.upkeep import Upkeep, settle
 from nvr_rag.verification import verify
@@ -64,9 +65,10 @@ def choose(lap: Lap) -> dict[str, Any]:
     today = lap.results["build"]  # not the candidate's own: a step that died may have chosen already
     if len(dev) < MIN_QUERIES:
         return {"mode": today["mode"], "fusion": today["fusion"], "queries": len(dev), "tried": []}
+    depth = min(int(today["fusion"]["depth"]), MAX_K)
     documents, digests = _targets(lap, dev)
     tried = weigh(
-        lambda text, mode: lap.search(text, candidate.id, mode).hits,
+        lambda text, mode: lap.search(text, candidate.id, mode, k=depth).hits,
         dev,
         (Mode(today["mode"]), FusionSettings(**today["fusion"])),
         documents=documents,

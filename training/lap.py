@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nvr_rag import deployments
@@ -32,14 +32,7 @@ class Progress:
     words: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "number": self.number,
-            "steps": self.steps,
-            "done": self.done,
-            "total": self.total,
-            "words": self.words,
-        }
+        return asdict(self)
 
 
 Tell = Callable[[Progress], None]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,7 +55,7 @@ class Request:
     promote: bool = False  # when the gate accepts
 
     def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("collection", "run", "recipe", "rule", "dry_run", "promote")}
+        return asdict(self)
 
 
 def run_lap(

@@ -1,7 +1,8 @@
 """How a new index should answer: dense, lexical or fused, and with which weights; chosen on the dev queries.
 
-Each query is asked once a side, the lists are fused in every way that is tried, and the best mean nDCG@10 wins. The dev
-queries were not trained on: on trained ones the dense side would look better than it is. Reads nothing of the holdout.
+Each query is asked once a side, as deep as a search fuses; the lists are fused in every way that is tried, and the best
+mean nDCG@10 wins. The dev queries were not trained on: on trained ones the dense side would look better than it is.
+Reads nothing of the holdout.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from training.gate import MEASURE
 from training.measures import means, measure
 
 MIN_QUERIES = 30  # with fewer, chance would choose
-DEPTH = 200  # hits asked for a side
 SHARES = (0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.92)  # of the dense side's weight
 
 Search = Callable[[str, Mode], Sequence[Hit]]
