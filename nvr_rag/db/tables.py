@@ -239,6 +239,12 @@ class SearchIndex(Base):
     state: Mapped[str] = mapped_column(String(16), default="live")
     created_at: Mapped[datetime] = mapped_column(default=now)
     dropped_at: Mapped[datetime | None]
+    copied_from: Mapped[int | None]  # the index whose vectors it takes over while it is built: it is its compaction
+    # Who brings it up with the log, and until when nobody else may; null where the store itself knows one owner.
+    maintainer: Mapped[str | None] = mapped_column(String(36))
+    maintained_until: Mapped[datetime | None]
+    # How a build goes: {"since": ISO time, "seq": applied_seq then, "chunks": written since, "at": ISO time}
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Deployment(Base):
@@ -307,7 +313,7 @@ class QueryRow(Base):
     k: Mapped[int]
     mode: Mapped[str] = mapped_column(String(16))
     filter: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    user: Mapped[str | None]
+    user: Mapped[str | None] = mapped_column(index=True)
     session: Mapped[str | None]
     hits: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
@@ -329,7 +335,7 @@ class FeedbackRow(Base):
     query_id: Mapped[str] = mapped_column(String(36), ForeignKey("query.id", ondelete="CASCADE"))
     # "" rather than null where there is none: nulls would not collide in the unique key.
     chunk_id: Mapped[str] = mapped_column(String(36), default="")
-    user: Mapped[str] = mapped_column(default="")
+    user: Mapped[str] = mapped_column(default="", index=True)
     kind: Mapped[str] = mapped_column(String(16))
     grade: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -357,9 +363,16 @@ class JudgmentRow(Base):
 
 
 class Job(Base):
-    """Work that the owner of the indexes does for another process.
+    """Work that one process does for another. At least once: a job whose worker died is done by somebody else.
 
-    queued > running > done | failed;  running > queued when the lease of a dead worker has run out
+    queued   waits, until `due_at` if that is set
+    running  a worker has it, and keeps its lease as long as it lives
+    done     ended with `result`
+    failed   ended without one: the dead letter. `error` says why, `failures` what went wrong before; cancelled where
+             `cancel_at` is set
+
+    queued > running > done | failed;  running > queued when it failed and is to be tried again, or its worker died;
+    failed > queued when somebody asks for it;  queued > failed when it is cancelled
     """
 
     __tablename__ = "job"
@@ -380,6 +393,41 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    due_at: Mapped[datetime | None]  # not before; null = at once
+    cancel_at: Mapped[datetime | None]  # when somebody asked to cancel it
+    finished_at: Mapped[datetime | None]
+    # [{"attempt": number, "at": ISO time, "error": words}, ...], oldest first
+    failures: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
+
+
+class Erasure(Base):
+    """The record of an erasure: that it was done and what it removed, without saying what it was.
+
+    Everything in the database goes in the transaction that adds the row; `pending` names what is still to be removed
+    from indexes and files, and is null from the moment at which nothing is (`finished_at`).
+    """
+
+    __tablename__ = "erasure"
+    __table_args__ = (CheckConstraint("kind IN ('document', 'user')", name="kind"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(64))  # sha256 of the document id or of the user
+    collection: Mapped[str | None] = mapped_column(String(64))
+    pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    removed: Mapped[dict[str, Any]]  # what -> how many
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    finished_at: Mapped[datetime | None]
+
+
+class SchemaInfo(Base):
+    """One row: the oldest schema revision whose release may still work on this database."""
+
+    __tablename__ = "schema_info"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    oldest: Mapped[str] = mapped_column(String(32))
 
 
 class Process(Base):

@@ -16,8 +16,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 
+import nvr_rag
 from nvr_rag.db.migrate import migrate, revision
 from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.db.tables import Base
@@ -26,7 +28,8 @@ from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
 
-HEAD = "0002"
+HEAD = "0003"
+MIGRATIONS = Path(nvr_rag.__file__).parent / "db" / "migrations"
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def _shapes(rows: object) -> dict[str, list[str]]:
     """Every line of every CREATE statement: columns, keys, checks and partial indexes, in no order. SQLite writes
     columns that were added later behind the last line."""
     return {
-        name: sorted(part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON)\b)", sql))
+        name: sorted(part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON|INTEGER)\b)", sql))
         for name, sql in rows  # type: ignore[attr-defined]
     }
 
@@ -103,6 +106,7 @@ def test_a_data_folder_of_a_newer_release_is_refused_and_not_touched(tmp_path: P
     file.write_bytes((empty_home / "corpus.sqlite3").read_bytes())
     connection = sqlite3.connect(file)
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.execute("UPDATE schema_info SET oldest = '9998'")
     connection.commit()
     connection.close()
     before = file.read_bytes()
@@ -110,6 +114,31 @@ def test_a_data_folder_of_a_newer_release_is_refused_and_not_touched(tmp_path: P
         Workspace(Settings(home=home), store=MemoryStore(), encoder=HashEncoder())
     assert file.read_bytes() == before
     assert [path.name for path in home.iterdir()] == ["corpus.sqlite3"]
+
+
+def test_a_database_of_the_next_release_is_worked_on_while_an_upgrade_rolls(file: Path, database: Database) -> None:
+    migrate(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate(database)  # its `oldest` is a revision that this release knows
+    assert revision(database) == "9999"
+
+
+def test_a_database_from_before_that_was_kept_is_refused_when_it_is_unknown(file: Path, database: Database) -> None:
+    migrate(database)
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("DROP TABLE schema_info"))
+    with pytest.raises(NewerDataFolder, match="9999"):
+        migrate(database)
+
+
+def test_every_migration_says_which_releases_may_go_on_and_that_one_exists() -> None:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    revisions = [script.revision for script in scripts.walk_revisions()]
+    head = scripts.get_revision("head")
+    assert head is not None
+    assert head.module.oldest in revisions
 
 
 def test_a_migration_that_dies_half_way_leaves_nothing(
@@ -131,6 +160,7 @@ def test_a_migration_that_dies_half_way_leaves_nothing(
 
 _PROGRAM = """
 import sys
+import nvr_rag
 from nvr_rag.db.migrate import migrate, revision
 from nvr_rag.db.session import Database, sqlite_url
 database = Database(sqlite_url(sys.argv[1]))
