@@ -83,9 +83,7 @@ def _upgrade(config: Config, scripts: ScriptDirectory, connection: Connection) -
             "right to (GRANT CREATE ON SCHEMA), or start nvr-rag once with a user that has it"
         ) from error
     head = scripts.get_revision("head")
-    insert_or_update(
-        connection, SchemaInfo, [{"id": 1, "oldest": head.module.oldest}], key=("id",), values=("oldest",)
-    )
+    insert_or_update(connection, SchemaInfo, [{"id": 1, "oldest": head.module.oldest}], key=("id",), values=("oldest",))
 
 
 def _known(scripts: ScriptDirectory) -> set[str]:
