@@ -27,11 +27,12 @@ from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.stores.server import QdrantServerStore, connect
 from nvr_rag.testing import MemoryStore
 from tests.contract.store_cases import CONFIG, documents, filters, point, terms, uid, vector
+from tests.qdrant_stand_in import StandIn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant:UserWarning")
 
 SERVER_URL = os.environ.get("NVR_TEST_QDRANT_URL")
-KINDS = ["edge", "local", "memory"] + (["server"] if SERVER_URL else [])
+KINDS = ["edge", "local", "stand-in", "memory"] + (["server"] if SERVER_URL else [])
 
 
 @pytest.fixture(params=KINDS)
@@ -43,6 +44,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             client = QdrantClient(":memory:")
             yield QdrantServerStore(client)
             client.close()
+        case "stand-in":
+            with StandIn() as stand_in:
+                yield connect(stand_in.url)
         case "memory":
             yield MemoryStore()
         case "server":
