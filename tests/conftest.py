@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
+from tests import engines
 from tests.support import House
 
 
@@ -26,35 +26,61 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NVR_HOME", str(tmp_path / "home"))
 
 
+@pytest.fixture(scope="session", params=engines.ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The kind of database: whatever asks for it, or for a data folder below, runs on each."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_home(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A migrated data folder without collections, to be copied: migrating takes a tenth of a second."""
     home = tmp_path_factory.mktemp("template") / "home"
-    Workspace(Settings(home=home), store=MemoryStore(), encoder=HashEncoder()).close()
-    return home
+    if engine == "postgresql":
+        engines.new_home(home)
+    Workspace(Settings(**engines.options_of(home)), store=MemoryStore(), encoder=HashEncoder()).close()
+    yield home
+    engines.forget(home)
 
 
 @pytest.fixture(scope="session")
-def furnished_home(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def furnished_home(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A data folder with an empty collection "default", to be copied."""
-    home = Path(shutil.copytree(empty_home, tmp_path_factory.mktemp("template") / "home"))
-    with Workspace(Settings(home=home), store=MemoryStore(), encoder=HashEncoder()) as opened:
+    home = engines.copy_home(empty_home, tmp_path_factory.mktemp("template") / "home")
+    with Workspace(Settings(**engines.options_of(home)), store=MemoryStore(), encoder=HashEncoder()) as opened:
         opened.create_collection("default")
-    return home
+    yield home
+    engines.forget(home)
 
 
 @pytest.fixture
-def workspace(empty_home: Path, tmp_path: Path) -> Iterator[Workspace]:
+def bare_home(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data folder of this test's own without collections; the environment names it."""
+    yield _named(engines.copy_home(empty_home, tmp_path / "home"), monkeypatch)
+    engines.forget(tmp_path)
+
+
+@pytest.fixture
+def workspace(bare_home: Path) -> Iterator[Workspace]:
     """A workspace over MemoryStore and HashEncoder without collections."""
-    home = Path(shutil.copytree(empty_home, tmp_path / "home"))
-    with Workspace(Settings(home=home), store=MemoryStore(), encoder=HashEncoder()) as opened:
+    with Workspace(Settings(home=bare_home), store=MemoryStore(), encoder=HashEncoder()) as opened:
         yield opened
 
 
 @pytest.fixture
-def home(furnished_home: Path, tmp_path: Path) -> Path:
-    """A data folder of this test's own, with an empty collection "default"."""
-    return Path(shutil.copytree(furnished_home, tmp_path / "home"))
+def home(furnished_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data folder of this test's own, with an empty collection "default"; the environment names it."""
+    yield _named(engines.copy_home(furnished_home, tmp_path / "home"), monkeypatch)
+    engines.forget(tmp_path)
+
+
+def _named(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let every process that a test starts find the data folder and its database."""
+    monkeypatch.setenv("NVR_HOME", str(home))
+    url = engines.url_of(home)
+    if url is not None:
+        monkeypatch.setenv("NVR_DATABASE_URL", url)
+    return home
 
 
 @pytest.fixture

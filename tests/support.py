@@ -22,6 +22,7 @@ from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import ChunkDraft, Hit, Mode, NewDocument, ParsedText, Query, TextFormat
 from nvr_rag.verification import Verification
 from nvr_rag.workspace import Workspace
+from tests.engines import options_of
 
 
 def document(uri: str, text: str, *, sha256: str | None = None, **options: Any) -> NewDocument:
@@ -51,7 +52,7 @@ class House:
         self.home = home
         self.store = store if store is not None else MemoryStore()
         self.encoder = encoder or HashEncoder()
-        self.workspace = Workspace(Settings(home=home), store=self.store, encoder=self.encoder)
+        self.workspace = Workspace(Settings(**options_of(home)), store=self.store, encoder=self.encoder)
         self.database = self.workspace.database
         self.database.engine.update_execution_options(compiled_cache=_COMPILED)
 

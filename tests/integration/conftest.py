@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
+from tests import engines
 from tests.integration.api_support import Api, running
 from tests.integration.lifecycle import Doubles
 from tests.unit.encoders.conftest import saved_models, tiny  # noqa: F401 (fixtures)
@@ -28,11 +28,12 @@ def api(workspace: Workspace) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def shared_api(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """An API for tests that change nothing: a collection "default" with two documents, small bodies only."""
-    home = Path(shutil.copytree(furnished_home, tmp_path_factory.mktemp("shared") / "home"))
-    settings = Settings(home=home, api=ApiSettings(max_body_bytes=MAX_BODY_BYTES))
+    home = engines.copy_home(furnished_home, tmp_path_factory.mktemp("shared") / "home")
+    settings = Settings(**engines.options_of(home), api=ApiSettings(max_body_bytes=MAX_BODY_BYTES))
     with Workspace(settings, store=MemoryStore(), encoder=HashEncoder()) as workspace, running(workspace) as api:
         api.put({"uri": "a", "text": "red fox jumps\n\nblue whale swims"}, {"uri": "b", "text": "green tea is hot"})
         yield api
+    engines.forget(home)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from importlib.metadata import EntryPoint
@@ -15,16 +14,15 @@ from sqlalchemy import text
 from nvr_rag import chunkings, cli, jobs, processes
 from nvr_rag.api.schemas import SearchAnswer
 from nvr_rag.commands import common
-from nvr_rag.db.session import Database, sqlite_url
 from nvr_rag.disk import allocated
 from tests.integration.command_line import CommandLine
 from tests.support import document, paragraphs
 
 
 @pytest.fixture
-def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def run(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line on an empty data folder."""
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
     return line
 
@@ -415,10 +413,9 @@ def test_settings_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, run: Comm
 
 
 def test_a_data_folder_of_a_newer_release(filled: CommandLine) -> None:
-    database = Database(sqlite_url(filled.home / "corpus.sqlite3"))
-    with database.write() as connection:
+    with filled.house() as house, house.database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    database.close()
+        connection.execute(text("UPDATE schema_info SET oldest = '9998'"))
     assert filled.json("status", code=1)["error"]["type"] == "NewerDataFolder"
 
 

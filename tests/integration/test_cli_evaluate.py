@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -36,9 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 @pytest.fixture
-def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def run(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line on an empty data folder, with the commands of this file."""
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
     contributed = EntryPoint("training", f"{__name__}:register", cli.GROUP)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [contributed])

@@ -15,9 +15,9 @@ from tests.integration.command_line import CommandLine
 
 
 @pytest.fixture
-def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def run(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line on an empty data folder."""
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
     return line
 
@@ -92,13 +92,13 @@ def test_an_encrypted_file_is_told(run: CommandLine, docs: Path) -> None:
 
 
 def test_an_incomplete_model_directory_is_told(
-    empty_home: Path, tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+    bare_home: Path, tmp_path: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"model_type": "bert"}))
     monkeypatch.setenv("NVR_ENCODER", str(model))
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     refused = line.json("ingest", str(docs), code=1)
     assert refused["error"]["type"] == "EncoderError"
     assert str(model) in refused["error"]["message"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -21,9 +20,9 @@ QUERIES = ("What is tea?", "why is the sky blue", "parental leave", ".NET", "VPN
 
 
 @pytest.fixture
-def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def run(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line on a collection with the documents tea.md and sea.md."""
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
     entry = EntryPoint("training", "training.cli:register", cli.GROUP)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [entry])

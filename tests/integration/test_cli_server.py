@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -86,9 +85,9 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def run(empty_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+def run(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line whose own index answers "whale"."""
-    line = CommandLine(Path(shutil.copytree(empty_home, tmp_path / "home")))
+    line = CommandLine(bare_home)
     monkeypatch.setattr(common, "open_workspace", line.open_workspace)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not be asked for what is near
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")

@@ -8,7 +8,6 @@ the log says, and would survive another power cut.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from nvr_rag import indexing, workspace
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
+from tests import engines
 from tests.support import House, document
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class Saved:
             name: replace(held, points=dict(held.points), flushed=dict(held.flushed), owner=None)
             for name, held in self.store._held.items()
         }
-        return Saved(home=Path(shutil.copytree(self.home, home)), store=store)
+        return Saved(home=engines.copy_home(self.home, home), store=store)
 
 
 class Process:
@@ -221,7 +221,7 @@ def migrated_already(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def starts(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Saved]:
+def starts(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Saved]]:
     """For each phase: its changes are in the log, and the index is as the phase before has left it."""
     folder = tmp_path_factory.mktemp("phases")
     saved = Saved(home=furnished_home, store=MemoryStore())
@@ -233,7 +233,8 @@ def starts(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         house.close()
         starts[name] = saved.copy(folder / f"start of {name}")
         Process(saved)
-    return starts
+    yield starts
+    engines.forget(folder)
 
 
 @pytest.mark.parametrize("power_cut", [False, True], ids=["killed after", "power cut before"])
@@ -257,3 +258,5 @@ def test_a_crash_at_any_step_costs_nothing(
         index = saved.store.open(house.row.name)
         assert {point.id for point in index.scan()} == expected_points(phase.after)
         house.close()
+        engines.forget(saved.home)
+    engines.forget(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 import threading
@@ -31,6 +30,7 @@ from nvr_rag.indexing import Work
 from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.testing import MemoryStore
 from nvr_rag.types import Mode, Query
+from tests import engines
 from tests.support import House, document, paragraphs
 
 PARTS = 3
@@ -287,7 +287,7 @@ class Life(RuleBasedStateMachine):
     def move_in(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.store = MemoryStore()
-        self.house = House(Path(shutil.copytree(self.home, Path(self.folder.name) / "home")), store=self.store)
+        self.house = House(engines.copy_home(self.home, Path(self.folder.name) / "home"), store=self.store)
         self.versions: dict[str, list[tuple[int, tuple[str, ...]]]] = {}  # by URI: (seq, texts), oldest first
         self.deleted: dict[str, int] = {}  # by URI: seq of the last deletion
         self.seq = 0
@@ -302,6 +302,7 @@ class Life(RuleBasedStateMachine):
         }
         assert self.house.verify().clean
         self.house.close()
+        engines.forget(self.house.home)
         self.folder.cleanup()
 
     def _shown(self, uri: str, applied: int) -> tuple[str, ...]:

@@ -72,7 +72,12 @@ def test_a_collection_goes_with_everything_but_the_physical_index(house: House) 
             table.name: connection.scalar(select(func.count()).select_from(table))
             for table in t.Base.metadata.sorted_tables
         }
-    assert {name for name, rows in left.items() if rows} == {"chunking", "encoder_version", "search_index"}
+    assert {name for name, rows in left.items() if rows} == {
+        "chunking",
+        "encoder_version",
+        "schema_info",
+        "search_index",
+    }
     assert (house.row.state, house.row.collection_id) == ("retired", None)
     with pytest.raises(NotFound, match="none yet"):
         house.hits("fox")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nvr_rag.errors import InvalidInput, NotFound
 from nvr_rag.ids import document_id, sha256_text
 from nvr_rag.storable import storable
 from nvr_rag.types import Document, DocumentState
+from tests import engines
 from tests.support import House, document
 
 
@@ -327,11 +327,12 @@ FORBIDDEN = {
 @pytest.fixture(scope="module")
 def full_house(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A row in every table that documents fill. Shared: whoever writes rolls back."""
-    house = House(Path(shutil.copytree(furnished_home, tmp_path_factory.mktemp("full") / "home")))
+    house = House(engines.copy_home(furnished_home, tmp_path_factory.mktemp("full") / "home"))
     house.put(document("a", "one\n\ntwo"))
     house.catch_up()
     yield house
     house.close()
+    engines.forget(house.home)
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)

@@ -99,11 +99,13 @@ def test_a_second_start_writes_nothing_and_is_quick(database: Database, file: Pa
     assert seconds < 1  # a tenth of this on an idle core; migrating takes longer
 
 
-def test_a_data_folder_of_a_newer_release_is_refused_and_not_touched(tmp_path: Path, empty_home: Path) -> None:
+def test_a_data_folder_of_a_newer_release_is_refused_and_not_touched(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     file = home / "corpus.sqlite3"
-    file.write_bytes((empty_home / "corpus.sqlite3").read_bytes())
+    made = Database(sqlite_url(file))
+    migrate(made)
+    made.close()
     connection = sqlite3.connect(file)
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.execute("UPDATE schema_info SET oldest = '9998'")
