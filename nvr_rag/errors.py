@@ -13,10 +13,13 @@ NvrError
 ├── ChunkingMismatch         chunks that an encoder would truncate
 ├── ParseFailed              one document could not be read; the others go on
 ├── StoreError               the vector store
-│   ├── StoreBusy            owned by another process                       (retry)
+│   ├── StoreBusy            owned by another process            (retry, elsewhere)
+│   │   └── Maintained       shared, and brought up by another one   (retry, elsewhere)
 │   ├── StoreUnavailable     refused, slow, cut off                          (retry)
 │   ├── IndexMissing         the store has lost an index that the log knows: rebuild
+│   │   └── IndexDamaged     it is there and cannot be read or written any more: rebuild
 │   └── IndexExists
+├── Stopped                  long work was told to stop
 └── DatabaseUnavailable      locked for too long, or gone                    (retry)
 """
 
@@ -98,6 +101,10 @@ class StoreUnavailable(StoreError):
 
 class IndexMissing(StoreError):
     """The vector store does not have an index that the corpus log knows."""
+
+
+class IndexDamaged(IndexMissing):
+    """The vector store has an index whose files are not what it wrote."""
 
 
 class IndexExists(StoreError):

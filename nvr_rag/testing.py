@@ -20,7 +20,7 @@ import numpy as np
 
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.spec import EncoderSpec
-from nvr_rag.errors import IndexExists, IndexMissing, StoreBusy, StoreError
+from nvr_rag.errors import IndexExists, IndexMissing, StoreBusy, StoreUnavailable
 from nvr_rag.filters import Filter, matches
 from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.stores.base import (
@@ -34,7 +34,7 @@ from nvr_rag.stores.base import (
     StoreInfo,
     Vector,
 )
-from nvr_rag.stores.points import best, check, check_name
+from nvr_rag.stores.points import best, check, check_name, stored
 
 _WORDS = re.compile(r"\w+|[^\w\s]+")
 _SPECIAL = ("[start]", "[end]")  # what real tokenizers put around every input
@@ -54,6 +54,7 @@ class _Held:
     points: dict[str, Point] = field(default_factory=dict)
     flushed: dict[str, Point] = field(default_factory=dict)
     owner: MemoryIndex | None = None
+    deleted: bool = False
 
 
 class MemoryStore:
@@ -73,7 +74,7 @@ class MemoryStore:
         with self._lock:
             held = self._held.get(check_name(name))
             if held is None:
-                raise IndexMissing(f"there is no index {name!r}")
+                raise IndexMissing(f"there is no index {name!r}; `nvr-rag verify --repair` rebuilds it")
             if held.owner is not None:
                 raise StoreBusy(f"index {name!r} is open already")
             held.owner = MemoryIndex(held, self._lock)
@@ -89,6 +90,11 @@ class MemoryStore:
     def names(self) -> list[str]:
         with self._lock:
             return sorted(self._held)
+
+    def lose(self, name: str) -> None:
+        """As if somebody had deleted an index, open or not."""
+        with self._lock:
+            self._held.pop(name).deleted = True
 
     def kill(self, *, power_cut: bool = False) -> None:
         """As if every owner had died: their open indexes fail from now on and can be opened anew. What was written
@@ -111,12 +117,18 @@ class MemoryIndex:
 
     def _held(self) -> _Held:
         if self._closed:
-            raise StoreError("this index is closed; open it again")
+            raise StoreUnavailable("this index is closed; open it again")
+        if self._index.deleted:
+            raise IndexMissing("this index was deleted; `nvr-rag verify --repair` rebuilds it")
         return self._index
 
     @property
     def config(self) -> StoreConfig:
         return self._index.config
+
+    @property
+    def lost(self) -> bool:
+        return self._closed or self._index.deleted
 
     def upsert(self, points: Sequence[Point]) -> None:
         with self._lock:
@@ -167,6 +179,15 @@ class MemoryIndex:
             points = self._held().points
             return {id_: _stored(points[id_], with_vectors) for id_ in ids if id_ in points}
 
+    def read(self, ids: Sequence[str]) -> dict[str, Point]:
+        with self._lock:
+            points = self._held().points
+            return {
+                id_: replace(points[id_], dense=points[id_].dense.copy(), payload=deepcopy(dict(points[id_].payload)))
+                for id_ in ids
+                if id_ in points
+            }
+
     def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
         with self._lock:
             ids = sorted(self._held().points)
@@ -193,12 +214,7 @@ class MemoryIndex:
 
 
 def _stored(point: Point, with_vectors: bool) -> StoredPoint:
-    return StoredPoint(
-        id=point.id,
-        input_hash=point.payload["input_hash"],
-        payload_hash=point.payload["payload_hash"],
-        dense=point.dense.copy() if with_vectors else None,
-    )
+    return stored(point.id, point.payload, point.dense.copy() if with_vectors else None)
 
 
 class HashEncoder:
@@ -329,6 +345,10 @@ class FaultyIndex:
     def config(self) -> StoreConfig:
         return self._index.config
 
+    @property
+    def lost(self) -> bool:
+        return self._index.lost
+
     def upsert(self, points: Sequence[Point]) -> None:
         self._call("upsert", lambda: self._index.upsert(points))
 
@@ -346,6 +366,9 @@ class FaultyIndex:
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, StoredPoint]:
         return self._call("get", lambda: self._index.get(ids, with_vectors=with_vectors))
+
+    def read(self, ids: Sequence[str]) -> dict[str, Point]:
+        return self._call("read", lambda: self._index.read(ids))
 
     def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
         points = self._call("scan", lambda: list(self._index.scan(with_vectors=with_vectors, batch=batch)))

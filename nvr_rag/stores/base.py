@@ -4,7 +4,8 @@
 ask for (`document_id`, `uri`, `title`, `media_type`, `acl`, `metadata`) and the two hashes; never a text. Every store
 gets the same vectors: dense ones from the encoder, lexical ones from `lexical.py`.
 
-Every method may raise StoreUnavailable (a retry can help). An open index may be used by several threads.
+Every method may raise StoreUnavailable (a retry can help), those of an open index also IndexMissing and IndexDamaged
+(a rebuild can). An open index may be used by several threads.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class StoredPoint:
     """What a scan or a look-up returns."""
 
     id: str
-    input_hash: str
+    input_hash: str  # "" where the point has none that can be read
     payload_hash: str
     dense: Vector | None = None  # only when asked for
 
@@ -80,6 +81,10 @@ class OpenIndex(Protocol):
     @property
     def config(self) -> StoreConfig: ...
 
+    @property
+    def lost(self) -> bool:
+        """Whether this is no longer what the store has under its name: only opening it anew can help."""
+
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points; one with a known id replaces the old one whole. Visible to searches at once, but durable
         against a power cut only after `flush`."""
@@ -98,6 +103,10 @@ class OpenIndex(Protocol):
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> dict[str, StoredPoint]:
         """The points with these ids; unknown ids are absent from the answer."""
+
+    def read(self, ids: Sequence[str]) -> dict[str, Point]:
+        """Everything that is kept under these ids, whatever state it is in: `dense` of any shape, empty where there is
+        none, and any payload. Unknown ids are absent from the answer."""
 
     def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
         """Every point, in ascending order of id, in bounded memory."""

@@ -32,11 +32,23 @@ import numpy as np
 import qdrant_edge as edge
 
 from nvr_rag.disk import allocated
-from nvr_rag.errors import IndexExists, IndexMissing, NvrError, StoreBusy, StoreError
+from nvr_rag.errors import IndexDamaged, IndexExists, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
 from nvr_rag.stores.conditions import Words, compile_filter
-from nvr_rag.stores.points import DENSE, HASHES, LEXICAL, batches, check, check_name, is_id, is_name, with_ties
+from nvr_rag.stores.points import (
+    DENSE,
+    HASHES,
+    LEXICAL,
+    batches,
+    check,
+    check_name,
+    is_id,
+    is_name,
+    stored,
+    whole,
+    with_ties,
+)
 
 BATCH = 128  # points a write: about 10 ms during which no other thread runs
 _CONFIG_FILE, _LOCK_FILE, _SHARD_FOLDER = "index.json", "owner.lock", "shard"
@@ -86,7 +98,7 @@ class EdgeStore:
         except OSError as error:
             raise StoreError(f"{folder / _CONFIG_FILE} cannot be read: {error}") from error
         except (ValueError, TypeError) as error:
-            raise IndexMissing(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
+            raise IndexDamaged(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
         lock = _own(name, folder)
         try:
             return EdgeIndex(name, folder, config, _load(name, folder), lock)
@@ -148,6 +160,18 @@ class EdgeIndex:
     def config(self) -> StoreConfig:
         return self._config
 
+    @property
+    def lost(self) -> bool:
+        """Its files were deleted or replaced under it. Searches would go on for as long as it is open, over what nobody
+        can find any more, and what is written would be gone with it."""
+        if self._shard is None:
+            return True
+        try:
+            ours = os.path.samestat(os.fstat(self._lock), os.stat(self._folder / _LOCK_FILE))
+        except OSError:
+            return True
+        return not ours or not _segments(self._folder)
+
     def upsert(self, points: Sequence[Point]) -> None:
         check(points, self._config.dimension)
         for part in batches(points, BATCH):
@@ -198,6 +222,14 @@ class EdgeIndex:
             found.update((str(record.id), _stored(record)) for record in records)
         return found
 
+    def read(self, ids: Sequence[str]) -> dict[str, Point]:
+        found: dict[str, Point] = {}
+        for part in batches([id_ for id_ in ids if is_id(id_)], BATCH):
+            with self._open() as shard:
+                records = shard.retrieve(list(part), with_payload=True, with_vector=True)
+            found.update((str(record.id), whole(str(record.id), record.payload, record.vector)) for record in records)
+        return found
+
     def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
         offset: Any = None
         while True:
@@ -234,7 +266,9 @@ class EdgeIndex:
     def _open(self) -> Iterator[edge.EdgeShard]:
         shard = self._shard
         if shard is None:
-            raise StoreError(f"index {self._name!r} is closed; open it again")
+            raise _closed(self._name)
+        if self.lost:
+            raise IndexMissing(f"the files of index {self._name!r} were deleted or replaced; {_REMEDY}")
         with _translated(self._name):
             yield shard
 
@@ -260,6 +294,8 @@ def _own(name: str, folder: Path) -> int:
 
 
 def _load(name: str, folder: Path) -> edge.EdgeShard:
+    if not _segments(folder):  # the library would make an empty one, and say nothing
+        raise IndexDamaged(f"index {name!r} is damaged: its segments are gone; {_REMEDY}")
     try:
         return edge.EdgeShard.load(str(folder / _SHARD_FOLDER))
     except BaseException as error:
@@ -270,7 +306,16 @@ def _load(name: str, folder: Path) -> edge.EdgeShard:
             raise StoreBusy(f"index {name!r} is open in another process (or twice in this one)") from error
         if any(reason in text for reason in _TRANSIENT):
             raise StoreError(f"index {name!r} cannot be opened: {text}") from error
-        raise IndexMissing(f"index {name!r} is damaged ({text}); {_REMEDY}") from error
+        raise IndexDamaged(f"index {name!r} is damaged ({text}); {_REMEDY}") from error
+
+
+def _segments(folder: Path) -> bool:
+    """Whether an index has the files of any segment that was finished."""
+    try:
+        with os.scandir(folder / _SHARD_FOLDER / "segments") as entries:
+            return any(os.path.exists(f"{entry.path}/version.info") for entry in entries)
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -281,8 +326,21 @@ def _translated(name: str) -> Iterator[None]:
         if isinstance(error, NvrError) or not _is_edge(error):
             raise
         if "Shard is not initialized" in str(error):
-            raise StoreError(f"index {name!r} is closed; open it again") from error
+            raise _closed(name) from error
+        if _is_damage(error):
+            raise IndexDamaged(f"index {name!r} is damaged ({error}); {_REMEDY}") from error
         raise StoreError(f"index {name!r}: {error}") from error
+
+
+def _closed(name: str) -> StoreUnavailable:
+    return StoreUnavailable(f"index {name!r} is closed; open it again")
+
+
+def _is_damage(error: BaseException) -> bool:
+    """The library stumbled over its own files: a full disk, or a value that it does not take, is none of them."""
+    text = str(error)
+    stumbled = type(error).__name__ == "PanicException" or text.startswith("Service runtime error")
+    return stumbled and not any(reason in text for reason in _TRANSIENT)
 
 
 def _is_edge(error: BaseException) -> bool:
@@ -320,11 +378,9 @@ def _wanted(with_vectors: bool) -> list[str] | bool:
 
 
 def _stored(record: Any) -> StoredPoint:
-    return StoredPoint(
-        id=str(record.id),
-        input_hash=record.payload["input_hash"],
-        payload_hash=record.payload["payload_hash"],
-        dense=np.asarray(record.vector[DENSE], np.float32) if record.vector else None,
+    vectors = record.vector
+    return stored(
+        str(record.id), record.payload, np.asarray(vectors[DENSE], np.float32) if vectors and DENSE in vectors else None
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nvr_rag.errors import InvalidInput, StoreError
-from nvr_rag.stores.base import Point, Scored
+from nvr_rag.stores.base import Point, Scored, SparseVector, StoredPoint, Vector
 
 DENSE, LEXICAL = "dense", "lexical"  # the two vectors of a point
 HASHES = ["input_hash", "payload_hash"]  # what a scan reads of a payload
@@ -20,6 +20,9 @@ MAX_TIES = 4096  # beyond k; of more equal scores than this, which ones are foun
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 T = TypeVar("T")
+
+NO_VECTOR = np.zeros(0, np.float32)
+NO_TERMS = SparseVector(indices=(), values=())
 
 
 def check(points: Iterable[Point], dimension: int) -> None:
@@ -48,6 +51,24 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Consecutive slices of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def stored(id_: str, payload: Mapping[str, Any] | None, dense: Vector | None) -> StoredPoint:
+    """A point as a store answers, which may have lost its payload."""
+    hashes = [str((payload or {}).get(name) or "") for name in HASHES]
+    return StoredPoint(id=id_, input_hash=hashes[0], payload_hash=hashes[1], dense=dense)
+
+
+def whole(id_: str, payload: Mapping[str, Any] | None, vectors: Any) -> Point:
+    """A point as a Qdrant store answers, which may have lost any part of it."""
+    named = vectors if isinstance(vectors, dict) else {}
+    dense, terms = named.get(DENSE), named.get(LEXICAL)
+    return Point(
+        id=id_,
+        dense=NO_VECTOR if dense is None else np.asarray(dense, np.float32),
+        lexical=NO_TERMS if terms is None else SparseVector(indices=tuple(terms.indices), values=tuple(terms.values)),
+        payload=dict(payload or {}),
+    )
 
 
 def best(scored: Iterable[Scored], k: int) -> list[Scored]:

@@ -20,7 +20,7 @@ from nvr_rag.errors import IndexExists, IndexMissing, NvrError, StoreError, Stor
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
 from nvr_rag.stores.conditions import Words, compile_filter
-from nvr_rag.stores.points import DENSE, HASHES, LEXICAL, batches, check, check_name, is_id, with_ties
+from nvr_rag.stores.points import DENSE, HASHES, LEXICAL, batches, check, check_name, is_id, stored, whole, with_ties
 
 BATCH = 256  # points a request: under 2 MB as JSON at 384 dimensions
 INDEXED = (*FIELDS, "acl")  # payload fields that get a keyword index
@@ -108,6 +108,10 @@ class QdrantServerIndex:
     def config(self) -> StoreConfig:
         return self._config
 
+    @property
+    def lost(self) -> bool:
+        return False  # every call names the collection anew
+
     def upsert(self, points: Sequence[Point]) -> None:
         check(points, self._config.dimension)
         for part in batches(points, BATCH):
@@ -151,6 +155,14 @@ class QdrantServerIndex:
                     self._collection, list(part), with_payload=HASHES, with_vectors=_wanted(with_vectors)
                 )
             found.update((str(record.id), _stored(record)) for record in records)
+        return found
+
+    def read(self, ids: Sequence[str]) -> dict[str, Point]:
+        found: dict[str, Point] = {}
+        for part in batches([id_ for id_ in ids if is_id(id_)], BATCH):
+            with self._open() as client:
+                records = client.retrieve(self._collection, list(part), with_payload=True, with_vectors=True)
+            found.update((str(record.id), whole(str(record.id), record.payload, record.vector)) for record in records)
         return found
 
     def scan(self, *, with_vectors: bool = False, batch: int = 1000) -> Iterator[StoredPoint]:
@@ -253,11 +265,7 @@ def _wanted(with_vectors: bool) -> list[str] | bool:
 
 
 def _stored(record: models.Record) -> StoredPoint:
-    payload = record.payload or {}
     vectors: Any = record.vector
-    return StoredPoint(
-        id=str(record.id),
-        input_hash=payload["input_hash"],
-        payload_hash=payload["payload_hash"],
-        dense=np.asarray(vectors[DENSE], np.float32) if vectors else None,
+    return stored(
+        str(record.id), record.payload, np.asarray(vectors[DENSE], np.float32) if vectors and DENSE in vectors else None
     )

@@ -21,6 +21,7 @@ from qdrant_client import QdrantClient
 
 from nvr_rag.errors import IndexExists, IndexMissing, InvalidInput, StoreError
 from nvr_rag.filters import matches, parse_filter
+from nvr_rag.ids import sha256_json
 from nvr_rag.stores.base import OpenIndex, Point, Store, StoreConfig
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.lexical import LexicalEncoder
@@ -385,8 +386,37 @@ def test_get_returns_hashes_of_what_is_there(index: OpenIndex) -> None:
     assert index.get([]) == {}
 
 
-@pytest.mark.parametrize("with_vectors", [False, True])
+def test_read_returns_everything_that_is_kept(index: OpenIndex) -> None:
+    metadata = {
+        "year": 2021,
+        "ratio": 1.0,
+        "big": 2**62,
+        "small": -0.5,
+        "deep": [{"a": None}, [True, ""]],
+        "ä": "\u2028\x01",
+    }
+    wanted = point(1, (1.0, 0.5), terms(t3=1.5, t9=0.25), {"metadata": metadata, "uri": "u", "acl": None})
+    index.upsert([wanted, point(2)])
+    found = index.read([uid(1), uid(2), uid(3), "no id"])
+    assert set(found) == {uid(1), uid(2)}
+    np.testing.assert_array_equal(found[uid(1)].dense, wanted.dense)
+    assert list(found[uid(1)].lexical.indices) == list(wanted.lexical.indices)
+    assert list(found[uid(1)].lexical.values) == pytest.approx(list(wanted.lexical.values))
+    assert sha256_json(dict(found[uid(1)].payload)) == sha256_json(dict(wanted.payload))
+    assert list(found[uid(2)].lexical.indices) == []
+
+
+def test_a_point_without_hashes_is_read_all_the_same(index: OpenIndex) -> None:
+    index.upsert([point(1), point(2)])
+    index.set_payload({uid(1): {"uri": "x"}})
+    assert [(one.id, bool(one.input_hash)) for one in index.scan()] == [(uid(1), False), (uid(2), True)]
+    assert index.get([uid(1)])[uid(1)].payload_hash == ""
+    assert dict(index.read([uid(1)])[uid(1)].payload) == {"uri": "x"}
+    assert not index.lost
+
+
 @pytest.mark.parametrize("batch", [1, 7, 50, 1000])
+@pytest.mark.parametrize("with_vectors", [False, True])
 def test_scan_gives_every_point_once_in_id_order(index: OpenIndex, batch: int, with_vectors: bool) -> None:
     numbers = [int(n) * 2**96 + 5 for n in np.random.default_rng(3).permutation(50)]
     index.upsert([point(n, (float(n % 7),)) for n in numbers])

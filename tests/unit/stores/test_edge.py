@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from nvr_rag.errors import IndexMissing, StoreBusy, StoreError
+from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError
 from nvr_rag.stores import edge as edge_module
-from nvr_rag.stores.edge import EdgeStore
+from nvr_rag.stores.edge import EdgeStore, _translated
 from nvr_rag.testing import Crash
 from tests.contract.store_cases import CONFIG, point, terms, uid, vector
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 OWNER = """
 import sys
 from pathlib import Path
-from nvr_rag.stores.edge import EdgeStore
+from nvr_rag.stores.edge import EdgeStore, _translated
 from tests.contract.store_cases import point, terms
 index = EdgeStore(Path(sys.argv[1])).open("main")
 index.upsert([point(n, (float(n),), terms(t1=1.0)) for n in range(1, 301)])
@@ -189,6 +189,74 @@ def test_an_index_with_a_missing_part_is_missing(store: EdgeStore, tmp_path: Pat
     assert store.names() == []
 
 
+@pytest.mark.parametrize("victim", ["shard/segments", "shard/segments/*/version.info", "shard/segments/*"])
+def test_a_shard_without_segments_is_not_taken_for_an_empty_one(store: EdgeStore, tmp_path: Path, victim: str) -> None:
+    fill(store)
+    for path in (tmp_path / "main").glob(victim):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(IndexDamaged, match="nvr-rag verify --repair"):
+        store.open("main")
+
+
+@pytest.mark.parametrize("victim", ["", "owner.lock", "shard", "shard/segments"])
+def test_an_open_index_whose_files_are_deleted_answers_nothing_more(
+    store: EdgeStore, tmp_path: Path, victim: str
+) -> None:
+    """The library would go on from files that nobody can find any more."""
+    fill(store)
+    index = store.open("main")
+    assert not index.lost
+    path = tmp_path / "main" / victim
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert index.lost
+    for call in (
+        index.count,
+        index.flush,
+        lambda: index.search_dense(vector(1.0), 3),
+        lambda: index.upsert([point(7)]),
+    ):
+        with pytest.raises(IndexMissing, match="nvr-rag verify --repair"):
+            call()
+    index.close()
+    store.drop("main")
+    store.create("main", CONFIG)
+    again = store.open("main")
+    assert (index.lost, again.lost, again.count()) == (True, False, 0)
+    again.close()
+
+
+def test_an_index_that_was_replaced_under_its_owner_is_lost(store: EdgeStore, tmp_path: Path) -> None:
+    fill(store)
+    index = store.open("main")
+    shutil.rmtree(tmp_path / "main")
+    store.create("main", CONFIG)
+    with pytest.raises(IndexMissing):
+        index.count()
+    index.close()
+
+
+@pytest.mark.parametrize("victim", ["payload_storage/page_0.dat", "vector_storage-dense/vectors/chunk_0.mmap"])
+def test_files_that_cannot_be_read_any_more_are_damage(store: EdgeStore, tmp_path: Path, victim: str) -> None:
+    fill(store)
+    for path in (tmp_path / "main").glob(f"shard/segments/*/{victim}"):
+        os.truncate(path, 0)
+    index = store.open("main")
+    with pytest.raises(IndexDamaged, match="nvr-rag verify --repair"):
+        index.read([uid(n) for n in range(50)])
+    index.close()
+
+
+def test_what_has_nothing_to_do_with_the_files_is_no_damage(store: EdgeStore) -> None:
+    with pytest.raises(StoreError, match="No space left") as raised, _translated("main"):
+        raise Exception("Service runtime error: No space left on device")
+    assert not isinstance(raised.value, IndexMissing)
+    index = store.open("main")
+    with pytest.raises(StoreError) as refused:
+        index.upsert([point(1, payload={"title": "half a pair: \ud800"})])
+    assert not isinstance(refused.value, IndexMissing)
+    index.close()
+
+
 def test_foreign_files_beside_the_indexes_are_not_indexes(store: EdgeStore, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an index")
     (tmp_path / "lost+found").mkdir()
@@ -222,7 +290,7 @@ def test_a_visitor_that_is_turned_away_has_touched_nothing(tmp_path: Path) -> No
 import sys
 from pathlib import Path
 from nvr_rag.errors import StoreBusy
-from nvr_rag.stores.edge import EdgeStore
+from nvr_rag.stores.edge import EdgeStore, _translated
 try:
     EdgeStore(Path(sys.argv[1])).open("main")
 except StoreBusy:
