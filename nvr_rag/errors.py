@@ -1,4 +1,5 @@
-"""Every error that callers may handle, in one tree. `retry` says whether the same call can succeed later by itself.
+"""Every error that callers may handle, in one tree. `retry` says whether the same call can succeed later by itself;
+`elsewhere`, that another process is at what was asked for, and that this one had better leave it to that.
 
 NvrError
 ├── InvalidInput             the request is wrong; the message names the field and the remedy
@@ -30,6 +31,7 @@ class NvrError(Exception):
     """Base of all of them. The message is one or two sentences for a person: what is wrong and what to do."""
 
     retry = False
+    elsewhere = False
 
 
 class InvalidInput(NvrError):
@@ -91,6 +93,11 @@ class StoreBusy(StoreError):
     """Another process owns the index."""
 
     retry = True
+    elsewhere = True
+
+
+class Maintained(StoreBusy):
+    """Another process brings an index up that several share. It can be searched meanwhile."""
 
 
 class StoreUnavailable(StoreError):
@@ -109,6 +116,10 @@ class IndexDamaged(IndexMissing):
 
 class IndexExists(StoreError):
     """The vector store has an index of this name already."""
+
+
+class Stopped(NvrError):
+    """Long work was told to stop. What is finished stays finished, and somebody may go on with it."""
 
 
 class DatabaseUnavailable(NvrError):

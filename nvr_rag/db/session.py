@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
@@ -21,6 +21,7 @@ from nvr_rag.db.tables import Base
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30
+_NO_RIGHT, _DISK_FULL = "42501", "53100"  # PostgreSQL's codes
 
 
 class Database:
@@ -48,14 +49,16 @@ class Database:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
             else:
-                connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Connection]:
         """A transaction that commits when the block ends well, and is durable against a power cut from there.
 
-        With `durable=False` it survives a killed process at once, and a power cut with the next durable commit.
+        With `durable=False` it survives a killed process at once, and a power cut with the next durable commit. On
+        SQLite one writes at a time; on PostgreSQL writers meet at the rows that they lock first, the collection's above
+        all, and see what was committed before they had the lock.
         """
         with _wrapped(), self._engine.connect() as connection:
             if self._engine.dialect.name == "sqlite":
@@ -78,7 +81,14 @@ def sqlite_url(path: Path) -> str:
 def _make_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(
+            parsed.set(drivername="postgresql+psycopg").update_query_dict(_to_dead_servers(parsed)),
+            isolation_level="READ COMMITTED",  # whatever the server's default: see Database.write
+            pool_pre_ping=True,  # a server that was restarted costs nobody an error
+            hide_parameters=True,
+        )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     if parsed.get_backend_name() != "sqlite":
         raise ConfigurationError(f"the database must be SQLite or PostgreSQL, not {parsed.get_backend_name()}")
     engine = create_engine(
@@ -88,6 +98,25 @@ def _make_engine(url: str) -> Engine:
     )
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _to_dead_servers(url: URL) -> dict[str, str]:
+    """How long to wait for a server that has gone without a word; what the URL itself says counts."""
+    wanted = {
+        "application_name": "nvr-rag",
+        "connect_timeout": "10",
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+    }
+    return {name: value for name, value in wanted.items() if name not in url.query}
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'")
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -102,15 +131,35 @@ def _wrapped() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise DatabaseUnavailable(f"the database did not answer: {error.orig}") from error
+        raise DatabaseUnavailable(_words(error)) from error
     except NoFreeConnection as error:
         raise DatabaseUnavailable("all connections to the database are in use; try again") from error
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise DatabaseUnavailable(f"the connection to the database was lost: {error.orig}") from error
+            raise DatabaseUnavailable(f"the connection to the database was lost: {_first_line(error)}") from error
+        if getattr(error.orig, "sqlstate", None) == _NO_RIGHT:
+            raise ConfigurationError(
+                f"the database's user may not do this ({_first_line(error)}); let nvr-rag use the user that owns the "
+                "tables, or grant it SELECT, INSERT, UPDATE and DELETE on all of them"
+            ) from error
         if type(error) is DatabaseError:  # SQLite's word for a file that it cannot read
             raise ConfigurationError(f"the database is damaged ({error.orig}); restore it from a backup") from error
         raise
+
+
+def _words(error: DBAPIError) -> str:
+    """What is wrong, and what to do where waiting is not enough."""
+    said = _first_line(error)
+    if "is full" in said or getattr(error.orig, "sqlstate", None) == _DISK_FULL:
+        return f"the database has no room to write in ({said}); nothing was lost: make room on its disk and try again"
+    if "readonly database" in said or "read-only" in said:
+        return f"the database cannot be written to ({said}); nothing was lost: make it writable and try again"
+    return f"the database did not answer: {said}"
+
+
+def _first_line(error: DBAPIError) -> str:
+    """The driver's message without its hints; it may name a host and a user, never a password."""
+    return next(iter(str(error.orig).strip().splitlines()), type(error.orig).__name__)
 
 
 def insert_ignore(connection: Connection, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -132,6 +181,12 @@ def insert_or_update(
         statement = _insert(connection, table)
         taken = {name: statement.excluded[name] for name in values}
         connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=taken), list(rows))
+
+
+def bytewise(connection: Connection, column: Any) -> Any:
+    """A text column in the order in which Python compares ids, for ORDER BY: PostgreSQL's own is that of a language,
+    and some languages read digraphs ("aa" comes after "z" in Danish)."""
+    return column.collate("C") if connection.dialect.name == "postgresql" else column
 
 
 def _insert(connection: Connection, table: type[Base]) -> Any:
