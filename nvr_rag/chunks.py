@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, insert, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from nvr_rag.db import tables as t
-from nvr_rag.db.session import insert_ignore
+from nvr_rag.db.session import bytewise, insert_ignore
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, sha256_text
 from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
@@ -78,7 +78,7 @@ def place(
 
     Raises NotFound when the version's collection was deleted meanwhile.
     """
-    if connection.scalar(select(t.DocumentVersion.id).where(t.DocumentVersion.id == version.id)) is None:
+    if not _held(connection, version):
         raise _gone(version.document_id)
     already = select(t.Placed.version_id).where(t.Placed.version_id == version.id, t.Placed.chunking_id == chunking_id)
     if connection.scalar(already) is not None:
@@ -108,6 +108,14 @@ def place(
     connection.execute(insert(t.Placed).values(version_id=version.id, chunking_id=chunking_id, error=error))
 
 
+def _held(connection: Connection, version: Version) -> bool:
+    """Keep a version from being removed, and from being cut by somebody else, until the transaction ends; False when it
+    is gone. The document first: whoever removes one does so in that order."""
+    d, v = t.Document, t.DocumentVersion
+    connection.execute(select(d.id).where(d.id == version.document_id).with_for_update(read=True, key_share=True))
+    return connection.scalar(select(v.id).where(v.id == version.id).with_for_update()) is not None
+
+
 def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -> list[Version]:
     """The version of each of these documents that an index at `seq` shows; documents without one are left out."""
     v = t.DocumentVersion
@@ -130,6 +138,14 @@ def unplaced(connection: Connection, versions: Sequence[Version], chunking_id: i
         )
     )
     return [version for version in versions if version.id not in done]
+
+
+def characters(connection: Connection, versions: Sequence[Version]) -> dict[int, int]:
+    """How long the text of each version is, by version id."""
+    v = t.DocumentVersion
+    wanted = [version.id for version in versions]
+    rows = connection.execute(select(v.id, func.length(v.text).label("length")).where(v.id.in_(wanted)))
+    return {row.id: row.length for row in rows}
 
 
 def parsed_text(connection: Connection, version_id: int) -> ParsedText:
@@ -164,14 +180,60 @@ def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Ite
         after = rows[-1].ordinal
 
 
+Place = tuple[int, int]  # in the log: number of a change, and position in the version that it made
+BEGINNING: Place = (0, 0)
+
+
+def next_chunks(
+    connection: Connection, collection_id: int, chunking_id: int, seq: int, place: Place
+) -> tuple[list[PlacedChunk], Place | None]:
+    """Some of the chunks that an index at `seq` should hold, from a place in the log on, and the place to go on from,
+    None at the end. In the order of the log: both engines read it off their indexes, and sort no more than a page."""
+    c, v, p = t.Change, t.DocumentVersion, t.Placement
+    since, ordinal = place
+    page = select(c.seq).where(c.collection_id == collection_id, c.seq >= since, c.seq <= seq).order_by(c.seq)
+    end = connection.scalar(select(func.max(page.limit(_PAGE).subquery().c.seq)))
+    if end is None:
+        return [], None
+    rows = connection.execute(
+        _placed_chunks()
+        .join(c, and_(c.document_id == v.document_id, c.seq == v.seq, c.collection_id == collection_id))
+        .where(p.chunking_id == chunking_id, c.seq >= since, c.seq <= end, _shown(seq))
+        .where(or_(c.seq > since, p.ordinal >= ordinal))
+        .order_by(c.seq, p.ordinal)
+        .limit(_PAGE)
+    ).all()
+    following = (rows[-1].seq, rows[-1].ordinal + 1) if len(rows) == _PAGE else (end + 1, 0)
+    return [_placed_chunk(row) for row in rows], following
+
+
+def held(connection: Connection, collection_id: int, chunking_id: int, seq: int, chunk_ids: Sequence[str]) -> set[str]:
+    """Those of the chunks that an index at `seq` should hold."""
+    p, v = t.Placement, t.DocumentVersion
+    statement = (
+        select(p.chunk_id)
+        .join(v, v.id == p.version_id)
+        .join(t.Document, t.Document.id == v.document_id)
+        .where(p.chunk_id.in_(chunk_ids), p.chunking_id == chunking_id)
+        .where(t.Document.collection_id == collection_id, v.seq <= seq, _shown(seq))
+    )
+    return set(connection.scalars(statement))
+
+
+def known(connection: Connection, chunk_ids: Sequence[str]) -> set[str]:
+    """Those of the chunks that the log has, shown or not."""
+    return set(connection.scalars(select(t.Chunk.id).where(t.Chunk.id.in_(chunk_ids))))
+
+
 def all_chunks(connection: Connection, collection_id: int, chunking_id: int, seq: int) -> Iterator[PlacedChunk]:
     """Every chunk that an index at `seq` should hold, in ascending order of chunk id, in bounded memory: the rows are
-    streamed, and what the database has to sort it sorts on disk."""
+    streamed, and what the database has to sort it sorts on disk. One transaction, which holds up the tidying of the
+    database for as long as it lasts: for what needs one state of the log."""
     p, v = t.Placement, t.DocumentVersion
     statement = (
         _placed_chunks()
         .where(t.Document.collection_id == collection_id, p.chunking_id == chunking_id, v.seq <= seq, _shown(seq))
-        .order_by(p.chunk_id)
+        .order_by(bytewise(connection, p.chunk_id))
     )
     with connection.execute(statement, execution_options={"yield_per": _PAGE}) as rows:
         for row in rows:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
-from nvr_rag.documents import newest_version
+from nvr_rag.documents import newest_version, serving_chunking
 from nvr_rag.errors import InvalidInput
 from nvr_rag.ids import document_id, sha256_json
 from nvr_rag.storable import storable, storable_json
@@ -123,15 +123,23 @@ def _generations(connection: Connection, collection_id: int, ids: Sequence[str])
     return found
 
 
-def changed_since(connection: Connection, collection_id: int, seq: int, limit: int) -> tuple[list[str], int]:
-    """The documents that the next `limit` changes after `seq` touch, each once, and the number of the last change."""
+def changed_since(
+    connection: Connection, collection_id: int, seq: int, limit: int, *, until: int | None = None
+) -> tuple[list[str], int]:
+    """The documents that the next `limit` changes after `seq` touch, each once, and how far one is with them; with
+    `until`, only those up to that number.
+
+    Changes of what was erased are not in the log any more: when no more follow, one is at its head.
+    """
+    end = collections.head_seq(connection, collection_id) if until is None else until
     rows = connection.execute(
         select(t.Change.seq, t.Change.document_id)
-        .where(t.Change.collection_id == collection_id, t.Change.seq > seq)
+        .where(t.Change.collection_id == collection_id, t.Change.seq > seq, t.Change.seq <= end)
         .order_by(t.Change.seq)
         .limit(limit)
     ).all()
-    return list(dict.fromkeys(row.document_id for row in rows)), rows[-1].seq if rows else seq
+    upto = rows[-1].seq if len(rows) == limit else max(seq, end)
+    return list(dict.fromkeys(row.document_id for row in rows)), upto
 
 
 def _storable_document(document: NewDocument) -> NewDocument:
@@ -253,8 +261,11 @@ def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> 
         error = connection.scalar(
             select(t.Placed.error)
             .join(v, v.id == t.Placed.version_id)
-            .where(v.document_id == row["id"], v.seq == row["seq"], t.Placed.error.is_not(None))
-            .limit(1)
+            .where(
+                v.document_id == row["id"],
+                v.seq == row["seq"],
+                t.Placed.chunking_id == serving_chunking(row["collection_id"]),
+            )
         )
         state = DocumentState.FAILED if error else DocumentState.READY
         connection.execute(

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 
-from nvr_rag import collections
+from nvr_rag import collections, documents
 from nvr_rag.db import tables as t
 from nvr_rag.errors import Conflict, NotFound
 from nvr_rag.fusion import FusionSettings
@@ -98,6 +98,7 @@ def switch(connection: Connection, deployment_id: int) -> Deployment:
     if wanted.state not in SWITCHABLE:
         raise _wrong_state(wanted, SWITCHABLE)
     now = _serving_of(connection, wanted.collection_id)
+    cut = _chunking(connection, now.index_id)
     lag = _applied(connection, now.index_id) - _applied(connection, wanted.index_id)
     if lag > 0:
         raise Conflict(
@@ -106,6 +107,8 @@ def switch(connection: Connection, deployment_id: int) -> Deployment:
         )
     _stop_serving(connection, wanted.collection_id)
     _move(connection, deployment_id, SWITCHABLE, state="serving", stopped_at=None)
+    if _chunking(connection, wanted.index_id) != cut:
+        documents.restate(connection, wanted.collection_id)
     _release(connection, wanted.collection_id)
     return get(connection, now.id)
 
@@ -261,6 +264,10 @@ def _serving_of(connection: Connection, collection_id: int) -> Deployment:
 
 def _applied(connection: Connection, index_id: int) -> int:
     return int(connection.scalars(select(t.SearchIndex.applied_seq).where(t.SearchIndex.id == index_id)).one())
+
+
+def _chunking(connection: Connection, index_id: int) -> int:
+    return int(connection.scalars(select(t.SearchIndex.chunking_id).where(t.SearchIndex.id == index_id)).one())
 
 
 def _select() -> Select[Any]:

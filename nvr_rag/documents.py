@@ -1,11 +1,12 @@
-"""What is stored of documents, read: one, many, or those that were mirrored from a place. Writes nothing."""
+"""What is stored of documents, read: one, many, or those that were mirrored from a place. What is
+written here is only whether they can be found, when another index answers for them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select
+from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select, update
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
@@ -92,6 +93,36 @@ def text_of(connection: Connection, key: str) -> str:
 def newest_version() -> Any:
     """Joins a document to its newest version: the one of the document's generation."""
     return and_(t.DocumentVersion.document_id == t.Document.id, t.DocumentVersion.generation == t.Document.generation)
+
+
+def serving_chunking(collection_id: int) -> Any:
+    """The chunking of the index that answers for a collection, as a subquery: what it cannot cut cannot be found."""
+    i = t.SearchIndex
+    return (
+        select(i.chunking_id)
+        .join(t.Deployment, t.Deployment.index_id == i.id)
+        .where(t.Deployment.collection_id == collection_id, t.Deployment.state == "serving")
+        .scalar_subquery()
+    )
+
+
+def restate(connection: Connection, collection_id: int) -> None:
+    """Once another chunking serves: what it cannot cut has failed, and what only another could not cut is well."""
+    d, p = t.Document, t.Placed
+    serving = serving_chunking(collection_id)
+    cut = select(p.error).join(t.DocumentVersion, t.DocumentVersion.id == p.version_id).where(newest_version())
+    now = cut.where(p.chunking_id == serving).correlate(d).scalar_subquery()
+    mine = update(d).where(d.collection_id == collection_id)
+    connection.execute(
+        mine.where(d.state == DocumentState.FAILED, now.is_(None), d.error.in_(cut.correlate(d)))
+        .values(state=DocumentState.READY, error=None)
+        .execution_options(synchronize_session=False)
+    )
+    connection.execute(
+        mine.where(d.state == DocumentState.READY, now.is_not(None))
+        .values(state=DocumentState.FAILED, error=now)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _documents(collection_id: int) -> Select[Any]:

@@ -6,7 +6,7 @@ Rows enter; open indexes leave. What is written into them is the business of `in
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -14,15 +14,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, select, update
 
+from nvr_rag import collections
 from nvr_rag.chunkings import ChunkingSettings, check_fits
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_ignore
 from nvr_rag.encoders.base import Encoder
-from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMismatch, IndexMissing, NotFound
+from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMismatch, IndexMissing, NotFound, StoreUnavailable
 from nvr_rag.ids import new_id
+from nvr_rag.leases import Lease
 from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
 
+NOBODY = "00000000-0000-0000-0000-000000000000"  # no chunk's id: asking for it tells whether an index answers at all
 _GONE = "the index is gone: its collection was deleted or another index has replaced it"
 
 
@@ -42,6 +45,9 @@ class IndexInfo:
     purged_seq: int
     state: str  # see the table search_index
     created_at: datetime
+    rebuilt_to: int | None  # the head of the log when it was lost; until it is there it answers nothing
+    copied_from: int | None  # the index that it is a compaction of
+    progress: Mapping[str, Any] | None  # how a build goes, see nvr_rag.pace; None while it is level with the log
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,7 +58,24 @@ class LiveIndex:
     points: OpenIndex
     encoder: Encoder
     lexical: LexicalEncoder
+    others: Callable[[], Sequence[OpenIndex]] = tuple  # that are open here and have vectors of the same encoder
     maintenance: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
+    lease: Lease | None = None  # where the store is shared: one writing process at a time
+
+    def hold(self) -> None:
+        """To be called before every write. Raises Maintained while another process brings the index up."""
+        if self.lease is not None:
+            self.lease.hold()
+
+    def rest(self) -> None:
+        """There is nothing to write at the moment: another process may."""
+        if self.lease is not None:
+            self.lease.release()
+
+    def close(self) -> None:
+        """Let go of it, so that another process may have it."""
+        self.rest()
+        self.points.close()
 
 
 def create(
@@ -98,6 +121,26 @@ def applied_seq(connection: Connection, index_id: int) -> int:
     if found is None:
         raise NotFound(_GONE)
     return int(found)
+
+
+def answers_at(connection: Connection, index_id: int) -> int:
+    """How far the index has followed the log, for a search. Raises NotFound, StoreUnavailable while an index that was
+    lost has not yet what it had before: what it finds would be too little, and look like all there is."""
+    row = connection.execute(_answers_at(), {"id": index_id}).first()
+    if row is None:
+        raise NotFound(_GONE)
+    if row.rebuilt_to is not None and row.applied_seq < row.rebuilt_to:
+        raise StoreUnavailable(
+            f"the index was lost and is being built again from the documents: {row.applied_seq} of {row.rebuilt_to} "
+            "changes are done; try again later (nvr-rag verify --repair goes on with it where nobody does)"
+        )
+    return int(row.applied_seq)
+
+
+@cache
+def _answers_at() -> Any:
+    """The statement of `answers_at`, made once: every search asks it twice."""
+    return select(t.SearchIndex.applied_seq, t.SearchIndex.rebuilt_to).where(t.SearchIndex.id == bindparam("id"))
 
 
 @cache
@@ -181,22 +224,30 @@ def start_over(database: Database, store: Store, index_id: int, lexical: Lexical
         info = get(connection, index_id)
     store.drop(info.name)
     with database.write() as connection:
+        head = collections.head_seq(connection, info.collection_id) if info.collection_id is not None else 0
+        values = {"applied_seq": 0, "purged_seq": 0, "rebuilt_to": head, "progress": None}
         connection.execute(
-            update(t.SearchIndex)
-            .where(t.SearchIndex.id == index_id)
-            .values(applied_seq=0, purged_seq=0, lexical=dict(lexical.settings))
+            update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**values, lexical=dict(lexical.settings))
         )
 
 
-def advance(connection: Connection, index_id: int, *, applied: tuple[int, int]) -> None:
-    """Move applied_seq from the first to the second number. Raises IndexMissing when somebody else has moved it."""
+def advance(
+    connection: Connection, index_id: int, *, applied: tuple[int, int], progress: Mapping[str, Any] | None = None
+) -> None:
+    """Move applied_seq from the first to the second number, and keep how the build goes. Raises IndexMissing when
+    somebody else has moved it."""
     done = connection.execute(
         update(t.SearchIndex)
         .where(t.SearchIndex.id == index_id, t.SearchIndex.applied_seq == applied[0])
-        .values(applied_seq=applied[1])
+        .values(applied_seq=applied[1], progress=dict(progress) if progress else None)
     )
     if done.rowcount != 1:
         raise IndexMissing("the index was rebuilt or dropped by another process meanwhile; open it again")
+
+
+def tell_progress(connection: Connection, index_id: int, progress: Mapping[str, Any]) -> None:
+    """Keep how a build goes, between two steps of applied_seq."""
+    connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(progress=dict(progress)))
 
 
 def set_purged(connection: Connection, index_id: int, seq: int) -> None:
@@ -241,4 +292,7 @@ def _infos() -> Select[Any]:
         i.purged_seq,
         i.state,
         i.created_at,
+        i.rebuilt_to,
+        i.copied_from,
+        i.progress,
     ).join(t.EncoderVersion, t.EncoderVersion.fingerprint == i.encoder)

@@ -16,8 +16,9 @@ from nvr_rag.chunkings import Chunker
 from nvr_rag.collections import head_seq
 from nvr_rag.errors import NvrError, StoreBusy
 from nvr_rag.indexes import IndexInfo
-from nvr_rag.indexing import Progress, Work
+from nvr_rag.indexing import Progress
 from nvr_rag.workspace import Workspace
+from nvr_rag.writing import Work
 
 STALLED_SECONDS = 900.0  # after which one stops waiting for another process
 SERVER_FIRST_SECONDS = 3.0  # in which a running server may take a new index: it is the one that stays

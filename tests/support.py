@@ -15,13 +15,13 @@ from nvr_rag.encoders.base import Encoder
 from nvr_rag.ids import sha256_text
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.indexes import get as index_info
-from nvr_rag.indexing import Work
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import ChunkDraft, Hit, Mode, NewDocument, ParsedText, Query, TextFormat
 from nvr_rag.verification import Verification
 from nvr_rag.workspace import Workspace
+from nvr_rag.writing import Work
 from tests.engines import options_of
 
 

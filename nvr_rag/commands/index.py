@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from nvr_rag.deployments import Deployment
     from nvr_rag.indexes import IndexInfo
-    from nvr_rag.indexing import Progress, Work
+    from nvr_rag.indexing import Progress
     from nvr_rag.workspace import Workspace
+    from nvr_rag.writing import Work
 
 app = typer.Typer(help="Build, list and retire indexes.", rich_markup_mode=None)
 

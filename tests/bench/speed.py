@@ -22,10 +22,10 @@ import httpx
 
 from ingest.pipeline import ingest
 from nvr_rag import chunks
-from nvr_rag.indexing import want
 from nvr_rag.settings import Settings
 from nvr_rag.types import Mode, Query
 from nvr_rag.workspace import Workspace
+from nvr_rag.writing import want
 from tests.bench.common import environment, quantile, run, server, table
 
 
