@@ -13,9 +13,10 @@ from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.errors import StoreBusy, StoreUnavailable
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.indexing import CHUNKS_A_GROUP, Work, catch_up, collection_of, purge_round, want, write_group
+from nvr_rag.indexing import CHUNKS_A_GROUP, catch_up, purge_round
 from nvr_rag.stores.base import StoredPoint
 from nvr_rag.workspace import Workspace
+from nvr_rag.writing import Work, collection_of, want, write_group
 
 _EXAMPLES = 5
 _REPORT_EVERY = 1000  # chunks
