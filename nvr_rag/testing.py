@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from threading import RLock
+from threading import Event, RLock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -59,6 +59,8 @@ class _Held:
 
 class MemoryStore:
     """Store in memory. Every index has at most one owner: opening it again without closing raises StoreBusy."""
+
+    shared = False
 
     def __init__(self) -> None:
         self._held: dict[str, _Held] = {}
@@ -205,6 +207,10 @@ class MemoryIndex:
 
     def info(self) -> StoreInfo:
         return StoreInfo(points=self.count(), bytes_on_disk=None)
+
+    def optimize(self, stop: Event | None = None) -> bool:
+        self._held()
+        return False
 
     def close(self) -> None:
         with self._lock:
@@ -382,6 +388,9 @@ class FaultyIndex:
 
     def info(self) -> StoreInfo:
         return self._call("info", self._index.info)
+
+    def optimize(self, stop: Event | None = None) -> bool:
+        return self._call("optimize", lambda: self._index.optimize(stop))
 
     def close(self) -> None:
         self._index.close()

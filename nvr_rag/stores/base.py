@@ -10,6 +10,7 @@ Every method may raise StoreUnavailable (a retry can help), those of an open ind
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -118,12 +119,24 @@ class OpenIndex(Protocol):
 
     def info(self) -> StoreInfo: ...
 
+    def optimize(self, stop: threading.Event | None = None) -> bool:
+        """Make searches of many points fast, where that is not done all the time; True if there was anything to do.
+
+        For an index that nobody searches yet: until it returns other calls raise StoreUnavailable. May take minutes, and may
+        be done again at any time, also after a crash in the middle. Raises Stopped.
+        """
+
     def close(self) -> None:
         """Let go of the index so that another process may own it. Twice is fine; other calls after it fail."""
 
 
 class Store(Protocol):
     """All indexes at one place."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may have an index open at once. Then who writes needs its lease; otherwise whoever
+        has it open owns it."""
 
     def create(self, name: str, config: StoreConfig) -> None:
         """Make an empty index, durably. Raises IndexExists."""

@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from nvr_rag.errors import IndexDamaged, IndexExists, IndexMissing, NvrError, St
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
 from nvr_rag.stores.conditions import Words, compile_filter
+from nvr_rag.stores.optimizing import optimize_in_child
 from nvr_rag.stores.points import (
     DENSE,
     HASHES,
@@ -49,6 +51,12 @@ from nvr_rag.stores.points import (
     whole,
     with_ties,
 )
+
+# Measured at 384 dimensions: at 20,000 points an exact search takes 2 ms and one of the graph 1 ms, at 50,000 points 9 ms
+# and 1.5 ms. With EF twice what is asked for, 99.8 % of the first ten are those of the exact search.
+GRAPH_FROM = 30_000  # points; fewer are searched exactly
+EF, DEEPEST = 256, 1024  # candidates kept at least; more hits than that are looked for exactly
+LINKS, EF_CONSTRUCT = 16, 100  # of the graph
 
 BATCH = 128  # points a write: about 10 ms during which no other thread runs
 _CONFIG_FILE, _LOCK_FILE, _SHARD_FOLDER = "index.json", "owner.lock", "shard"
@@ -67,6 +75,8 @@ _WORDS = Words(
 
 class EdgeStore:
     """All indexes under one folder, which need not exist yet."""
+
+    shared = False
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -155,6 +165,7 @@ class EdgeIndex:
         self._config = config
         self._shard: edge.EdgeShard | None = shard
         self._lock = lock  # descriptor
+        self._away = False  # a child process has the shard
 
     @property
     def config(self) -> StoreConfig:
@@ -165,7 +176,7 @@ class EdgeIndex:
         """Its files were deleted or replaced under it. Searches would go on for as long as it is open, over what nobody
         can find any more, and what is written would be gone with it."""
         if self._shard is None:
-            return True
+            return not self._away
         try:
             ours = os.path.samestat(os.fstat(self._lock), os.stat(self._folder / _LOCK_FILE))
         except OSError:
@@ -192,24 +203,24 @@ class EdgeIndex:
 
     def search_dense(self, vector: Vector, k: int, where: Filter | None = None) -> list[Scored]:
         values: Any = np.asarray(vector, np.float32)  # read through the buffer, faster than the list of the stubs
-        return self._search(edge.Query.Nearest(values, using=DENSE), k, where)
+        return self._search(edge.Query.Nearest(values, using=DENSE), k, where, exact=where is not None)
 
     def search_lexical(self, vector: SparseVector, k: int, where: Filter | None = None) -> list[Scored]:
         if not vector.indices:
             return []
-        return self._search(edge.Query.Nearest(_sparse(vector), using=LEXICAL), k, where)
+        return self._search(edge.Query.Nearest(_sparse(vector), using=LEXICAL), k, where, exact=True)
 
-    def _search(self, query: Any, k: int, where: Filter | None) -> list[Scored]:
+    def _search(self, query: Any, k: int, where: Filter | None, *, exact: bool) -> list[Scored]:
         with self._open():
             condition = compile_filter(where, _WORDS)
-        return with_ties(lambda limit: self._ask(query, limit, condition), k)
+        return with_ties(lambda limit: self._ask(query, limit, condition, exact=exact or limit > DEEPEST), k)
 
-    def _ask(self, query: Any, limit: int, condition: Any) -> list[Scored]:
+    def _ask(self, query: Any, limit: int, condition: Any, *, exact: bool) -> list[Scored]:
         request = edge.QueryRequest(
             limit=limit,
             query=query,
             filter=condition,
-            params=edge.SearchParams(exact=True),
+            params=edge.SearchParams(exact=exact, hnsw_ef=max(EF, 2 * limit)),  # exact in any case without a graph
         )
         with self._open() as shard:
             return [Scored(id=str(point.id), score=point.score) for point in shard.query(request)]
@@ -252,6 +263,22 @@ class EdgeIndex:
 
     def info(self) -> StoreInfo:
         return StoreInfo(points=self.count(), bytes_on_disk=allocated(self._folder))
+
+    def optimize(self, stop: threading.Event | None = None) -> bool:
+        if self.count() < GRAPH_FROM:
+            return False
+        with self._open() as shard:
+            shard.flush()
+            self._away, self._shard = True, None
+            shard.close()
+        try:
+            optimize_in_child(self._folder, self._lock, stop)
+        finally:
+            try:
+                self._shard = _load(self._name, self._folder)
+            finally:
+                self._away = False
+        return True
 
     def close(self) -> None:
         shard, self._shard = self._shard, None
@@ -349,17 +376,35 @@ def _is_edge(error: BaseException) -> bool:
 
 
 def _make_shard(folder: Path, config: StoreConfig) -> None:
-    shard = edge.EdgeShard.create(
-        str(folder),
-        edge.EdgeConfig(
-            vectors={DENSE: edge.EdgeVectorParams(size=config.dimension, distance=edge.Distance.Dot)},
-            sparse_vectors={LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-        ),
-    )
+    shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(**_vectors(config)))
     for field in FIELDS:  # without an index a filter reads every payload: 10 ms instead of 0.1 at 5,000 points
         shard.update(edge.UpdateOperation.create_field_index(field, edge.PayloadSchemaType.Keyword))
     shard.flush()
     shard.close()
+
+
+def optimize_shard(folder: Path) -> None:
+    """Build the graph of an index that nobody has loaded, and keep it. For the child process."""
+    config = StoreConfig(**json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8")))
+    threads = max(1, (os.cpu_count() or 1) - 1)  # one is left to whoever searches meanwhile
+    shard = edge.EdgeShard.load(
+        str(folder / _SHARD_FOLDER),
+        edge.EdgeConfig(
+            **_vectors(config),
+            hnsw_config=edge.HnswIndexConfig(LINKS, EF_CONSTRUCT, 1, max_indexing_threads=threads),
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
+        ),
+    )
+    shard.optimize()
+    shard.flush()
+    shard.close()
+
+
+def _vectors(config: StoreConfig) -> dict[str, Any]:
+    return {
+        "vectors": {DENSE: edge.EdgeVectorParams(size=config.dimension, distance=edge.Distance.Dot)},
+        "sparse_vectors": {LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
+    }
 
 
 def _to_edge(point: Point) -> edge.Point:
