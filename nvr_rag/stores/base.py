@@ -122,8 +122,8 @@ class OpenIndex(Protocol):
     def optimize(self, stop: threading.Event | None = None) -> bool:
         """Make searches of many points fast, where that is not done all the time; True if there was anything to do.
 
-        For an index that nobody searches yet: until it returns other calls raise StoreUnavailable. May take minutes, and may
-        be done again at any time, also after a crash in the middle. Raises Stopped.
+        For an index that nobody searches yet: until it returns other calls raise StoreUnavailable. May take minutes,
+        and may be done again at any time, also after a crash in the middle. Raises Stopped.
         """
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
-"""The graph of a large Edge index, built by a child process: every call of Edge holds the interpreter lock, and this one
-takes seconds to minutes.
+"""The graph of a large Edge index, built by a child process: every call of Edge holds the interpreter lock, and this
+one takes seconds to minutes.
 
 The owner's lock goes to the child with its descriptor, so the index has one owner throughout. The child dies with the
 parent; what it leaves can be opened, as after any crash, and optimised again.
