@@ -79,9 +79,15 @@ class LiveIndex:
 
 
 def create(
-    connection: Connection, collection_id: int, chunking: ChunkingSettings, encoder: Encoder, lexical: LexicalEncoder
+    connection: Connection,
+    collection_id: int,
+    chunking: ChunkingSettings,
+    encoder: Encoder,
+    lexical: LexicalEncoder,
+    store: Mapping[str, Any] | None = None,
 ) -> int:
-    """Add the row of an empty index and return its id; the physical one is made when it is first opened.
+    """Add the row of an empty index and return its id; the physical one is made when it is first opened, with the
+    settings `store`, now and whenever it is rebuilt.
 
     The encoder must be registered. Raises ChunkingMismatch when its input could be truncated.
     """
@@ -93,10 +99,20 @@ def create(
             chunking_id=chunking_id(connection, chunking),
             encoder=encoder.fingerprint,
             lexical=dict(lexical.settings),
-            store={},
+            store=dict(store or {}),
             name=f"ix-{new_id()}",
         )
         .returning(t.SearchIndex.id)
+    )
+    return int(row.scalar_one())
+
+
+def copy(connection: Connection, source: IndexInfo) -> int:
+    """Add the row of an empty index that is to hold what another one does, with its vectors; returns its id."""
+    same = ("collection_id", "chunking_id", "encoder", "lexical", "store")
+    values = {name: getattr(source, name) for name in same}
+    row = connection.execute(
+        insert(t.SearchIndex).values(**values, copied_from=source.id, name=f"ix-{new_id()}").returning(t.SearchIndex.id)
     )
     return int(row.scalar_one())
 

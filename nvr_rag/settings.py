@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -25,16 +26,63 @@ from nvr_rag.errors import ConfigurationError
 
 
 class QdrantSettings(BaseModel):
-    """A Qdrant server or cluster; without a URL, indexes are Edge shards in the data folder."""
+    """A Qdrant server or cluster; without a URL, indexes are Edge shards in the data folder.
+
+    What is said of shards, copies, memory and payload indexes holds for indexes made from then on: each keeps what it
+    was made with, also when it is rebuilt.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str | None = None
-    """Such as http://localhost:6333."""
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$")
+    """Such as http://localhost:6333, without a user name or a key; https:// for TLS."""
     api_key: SecretStr | None = None
     """Sent with every request."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that may have signed the server's certificate; default: the usual public ones."""
+    client_certificate_file: Path | None = None
+    """PEM file with the certificate that a server asks its clients for."""
+    client_key_file: Path | None = None
+    """PEM file with the key of the client certificate."""
+    grpc: bool = False
+    """Speak gRPC instead of HTTP: less work a request, one more port to open."""
+    grpc_port: int = Field(default=6334, ge=1, le=65535)
+    """The server's port for gRPC; its host is that of the URL."""
     timeout_seconds: int = Field(default=10, gt=0)
-    """How long one request may take."""
+    """How long one search, look-up or batch of writes may take, repetitions included."""
+    prefix: str = Field(default="nvr-", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """How the names of our Qdrant collections begin, where a server is shared."""
+    batch_points: int = Field(default=256, ge=1)
+    """Most points in one request; a server's strict mode may set a lower limit."""
+    batch_bytes: int = Field(default=8 * 2**20, ge=2**16)
+    """About the most bytes in one request; a server takes 32 MiB unless told otherwise."""
+    write_ordering: Literal["weak", "medium", "strong"] = "medium"
+    """Whether all writes go through one leader of a shard: weak no, medium any, strong always the same."""
+    read_consistency: Literal["majority", "quorum", "all"] | Annotated[int, Field(ge=1)] | None = None
+    """How many copies of a shard must agree on an answer; default: one. "majority" needs every copy to be up."""
+    exact: bool = False
+    """Compare a query with every vector instead of walking the HNSW graph: slower, and nothing is overlooked."""
+    oversampling: float | None = Field(default=None, ge=1)
+    """How many times k candidates of a quantized index are compared again in full; default: int8 2, binary 4."""
+    shard_number: int | None = Field(default=None, ge=1)
+    """Shards of an index; default: the server decides."""
+    replication_factor: int | None = Field(default=None, ge=1)
+    """Copies of every shard; default: the server decides, mostly 1."""
+    write_consistency_factor: int | None = Field(default=None, ge=1)
+    """How many copies must have a write before it counts; default: more than half of replication_factor."""
+    quantization: Literal["none", "int8", "binary"] = "none"
+    """Smaller copies of the vectors to search first: int8 a quarter, binary 1/32 of the size."""
+    quantized_in_ram: bool = True
+    """Keep the quantized vectors in memory wherever the vectors are."""
+    vectors_on_disk: bool = False
+    """Leave the vectors to the page cache instead of memory."""
+    payload_on_disk: bool = True
+    """The same for the filterable fields; those with an index are in memory anyhow."""
+    hnsw_on_disk: bool = False
+    """The same for the HNSW graph."""
+    metadata_indexes: dict[str, Literal["keyword", "number", "boolean", "tenant"]] = {}
+    """Metadata fields that filters may use under strict mode, and fast: {"year": "number", "team": "keyword"}. "tenant"
+    is a keyword by which nearly every search is filtered; without one, it is the permissions."""
 
 
 class ApiSettings(BaseModel):

@@ -136,9 +136,19 @@ class Workspace:
         with self.database.write() as connection:
             collection_id = collections.create(connection, name, language)
             registry.register(connection, encoder, source, training=_origin(self.settings.encoder))
-            index_id = indexes.create(connection, collection_id, settings_for(encoder), encoder, lexical)
+            index_id = indexes.create(
+                connection, collection_id, settings_for(encoder), encoder, lexical, self._store_settings()
+            )
             deployments.serve(connection, collection_id, index_id, mode, FusionSettings())
             return collection_id
+
+    def _store_settings(self) -> dict[str, Any]:
+        """What an index that begins now is made with, and with what it is made again."""
+        if not self.settings.qdrant.url:
+            return {}
+        from nvr_rag.stores.server_options import creation
+
+        return creation(self.settings.qdrant)
 
     def adopt(
         self, source: str, *, parent: str | None = None, training: Mapping[str, Any] | None = None
@@ -198,7 +208,9 @@ class Workspace:
             now = deployments.serving(connection, collection)
             serving = indexes.get(connection, now.index_id)
             self._check_room(serving.name)
-            index_id = indexes.create(connection, collection_id, settings_for(loaded), loaded, _lexical(serving))
+            index_id = indexes.create(
+                connection, collection_id, settings_for(loaded), loaded, _lexical(serving), self._store_settings()
+            )
             made = deployments.propose(connection, collection_id, index_id, now.mode, now.fusion, run=run)
             return deployments.get(connection, made)
 
@@ -290,12 +302,7 @@ def _make_store(settings: Settings, home: Path) -> Store:
     if settings.qdrant.url:
         from nvr_rag.stores.server import connect
 
-        key = settings.qdrant.api_key
-        return connect(
-            settings.qdrant.url,
-            api_key=key.get_secret_value() if key else None,
-            timeout_seconds=settings.qdrant.timeout_seconds,
-        )
+        return connect(settings.qdrant)
     from nvr_rag.stores.edge import EdgeStore
 
     return EdgeStore(home / "indexes")

@@ -76,19 +76,21 @@ def best(scored: Iterable[Scored], k: int) -> list[Scored]:
     return sorted(scored, key=lambda hit: (-hit.score, hit.id))[:k]
 
 
-def with_ties(ask: Callable[[int], list[Scored]], k: int) -> list[Scored]:
+def with_ties(ask: Callable[[int], list[Scored]], k: int, most: int | None = None) -> list[Scored]:
     """The k best of what `ask(limit)` returns, ties by id.
 
-    Qdrant cuts ties arbitrarily, so more is asked for until the last score is below the k-th, or MAX_TIES are seen.
+    Qdrant cuts ties arbitrarily, so more is asked for until the last score is below the k-th, or MAX_TIES are seen, or
+    as much as a store gives at all: `most`, at least k.
     """
     if k <= 0:
         return []
-    limit = k + TIE_SLACK
+    last = k + MAX_TIES if most is None else min(k + MAX_TIES, most)
+    limit = min(k + TIE_SLACK, last)
     while True:
         found = ask(limit)
-        if len(found) < limit or found[-1].score < found[k - 1].score or limit >= k + MAX_TIES:
+        if len(found) < limit or found[-1].score < found[k - 1].score or limit >= last:
             return best(found, k)
-        limit = min(k + 8 * (limit - k), k + MAX_TIES)
+        limit = min(k + 8 * (limit - k), last)
 
 
 def is_name(text: str) -> bool:

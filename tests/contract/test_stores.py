@@ -22,6 +22,7 @@ from qdrant_client import QdrantClient
 from nvr_rag.errors import IndexExists, IndexMissing, InvalidInput, StoreError
 from nvr_rag.filters import matches, parse_filter
 from nvr_rag.ids import sha256_json
+from nvr_rag.settings import QdrantSettings
 from nvr_rag.stores.base import OpenIndex, Point, Store, StoreConfig
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.lexical import LexicalEncoder
@@ -52,7 +53,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             yield MemoryStore()
         case "server":
             assert SERVER_URL is not None
-            server = connect(SERVER_URL, prefix=f"nvr-test-{uuid.uuid4().hex}-")
+            server = connect(QdrantSettings(url=SERVER_URL, prefix=f"nvr-test-{uuid.uuid4().hex}-"))
             yield server
             for name in server.names():
                 server.drop(name)

@@ -10,11 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from qdrant_client import QdrantClient, models
 
 from nvr_rag.errors import IndexExists, IndexMissing, StoreError, StoreUnavailable
+from nvr_rag.settings import QdrantSettings
 from nvr_rag.stores.base import StoreConfig
 from nvr_rag.stores.server import QdrantServerIndex, QdrantServerStore, connect
+from nvr_rag.stores.server_link import Server
+from nvr_rag.stores.server_options import Shape, make_client
 from tests.contract.store_cases import CONFIG, point, terms, uid, vector
 
 pytestmark = pytest.mark.filterwarnings(
@@ -31,6 +35,7 @@ class Canned(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = 200
+        self.words = "canned"  # of an error
         self.result: Any = {"operation_id": 1, "status": "completed"}
         self.requests: list[tuple[str, str, Any, str | None]] = []  # method, path with query, body, api key
 
@@ -48,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
             (self.command, self.path, json.loads(body) if body else None, self.headers.get("api-key"))
         )
         good = self.server.status == 200
-        answer = {"result": self.server.result, "status": "ok" if good else {"error": "canned"}, "time": 0.0}
+        answer = {"result": self.server.result, "status": "ok" if good else {"error": self.server.words}, "time": 0.0}
         data = json.dumps(answer).encode()
         self.send_response(self.server.status)
         self.send_header("content-type", "application/json")
@@ -75,7 +80,8 @@ def server() -> Iterator[Canned]:
 
 @pytest.fixture
 def index(server: Canned) -> QdrantServerIndex:
-    return QdrantServerIndex("main", QdrantClient(url=server.url, check_compatibility=False), "nvr-main", CONFIG)
+    link = Server(make_client(QdrantSettings(url=server.url)), QdrantSettings(url=server.url))
+    return QdrantServerIndex("main", link, "nvr-main", CONFIG, Shape())
 
 
 @pytest.mark.parametrize(
@@ -96,6 +102,7 @@ def test_refusals_say_whether_a_retry_helps(
     server: Canned, index: QdrantServerIndex, status: int, error: type[StoreError], retry: bool
 ) -> None:
     server.status = status
+    server.words = "Not found: Collection `nvr-main` doesn't exist!" if status == 404 else "canned"
     for call in (index.count, lambda: index.upsert([point(1)]), lambda: index.search_dense(vector(1.0), 1)):
         with pytest.raises(error, match=r"Qdrant server|on the server") as raised:
             call()
@@ -110,15 +117,15 @@ def test_a_refused_key_names_the_setting(server: Canned, index: QdrantServerInde
 
 
 def test_a_server_that_is_down_is_unavailable() -> None:
-    store = connect("http://127.0.0.1:9", timeout_seconds=2)
+    store = connect(QdrantSettings(url="http://127.0.0.1:9", timeout_seconds=2))
     for call in (store.names, lambda: store.create("main", CONFIG), lambda: store.open("main")):
         with pytest.raises(StoreUnavailable):
             call()
 
 
 def test_writes_wait_and_carry_the_key(server: Canned) -> None:
-    client = QdrantClient(url=server.url, api_key="secret", check_compatibility=False)
-    index = QdrantServerIndex("main", client, "team-main", CONFIG)
+    settings = QdrantSettings(url=server.url, api_key=SecretStr("secret"))
+    index = QdrantServerIndex("main", Server(make_client(settings), settings), "team-main", CONFIG, Shape())
     index.upsert([point(n, lexical=terms(t7=1.5)) for n in range(300)])
     upserts = [body["points"] for _, _, body, _ in server.requests]
     assert [entry["id"] for part in upserts for entry in part] == [uid(n) for n in range(300)]
@@ -128,10 +135,10 @@ def test_writes_wait_and_carry_the_key(server: Canned) -> None:
     server.result = [server.result, server.result]
     index.set_payload({uid(2): {"uri": "u"}, uid(3): {"uri": "v"}})
     assert [path for _, path, _, _ in server.requests[len(upserts) :]] == [
-        "/collections/team-main/points/delete?wait=true",
-        "/collections/team-main/points/batch?wait=true",
+        "/collections/team-main/points/delete?wait=true&ordering=medium&timeout=10",
+        "/collections/team-main/points/batch?wait=true&ordering=medium&timeout=10",
     ]
-    assert all("wait=true" in path and key == "secret" for _, path, _, key in server.requests)
+    assert all("wait=true&ordering=medium" in path and key == "secret" for _, path, _, key in server.requests)
 
 
 def test_sharding_and_replication_are_set_at_creation(server: Canned) -> None:
@@ -157,10 +164,12 @@ def test_other_peoples_collections_are_left_alone() -> None:
     store = QdrantServerStore(client)
     store.create("main", CONFIG)
     assert store.names() == ["main", "odd"]
-    with pytest.raises(IndexMissing, match="not made by nvr-rag"):
-        store.open("odd")
+    for call in (store.open, store.drop):
+        with pytest.raises(StoreError, match="not made by nvr-rag"):
+            call("odd")
+    assert client.collection_exists("nvr-odd")
     store.drop("theirs")
     assert client.collection_exists("theirs")
-    other = QdrantServerStore(client, prefix="other-")
+    other = QdrantServerStore(client, QdrantSettings(prefix="other-"))
     assert other.names() == []
     client.close()
