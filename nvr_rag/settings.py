@@ -1,7 +1,9 @@
-"""The settings of a process: environment variables with the prefix NVR_, nested by __, over an optional TOML file.
+"""The settings of a process: environment variables with the prefix NVR_, nested by __, over an optional folder of
+secrets, over an optional TOML file.
 
     NVR_HOME=/srv/nvr NVR_API__PORT=9000 nvr-rag serve
     NVR_CONFIG=/etc/nvr-rag.toml nvr-rag serve          (the file holds the same names in lower case)
+    NVR_SECRETS_DIR=/run/secrets nvr-rag serve          (a file a setting: database_password, qdrant__api_key)
 
 Read once, passed in; nothing fetches them from a global.
 """
@@ -12,10 +14,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
+    SecretsSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
@@ -137,6 +141,8 @@ class Settings(BaseSettings):
     """The data folder: database, indexes, models. NVR_HOME."""
     database_url: SecretStr | None = None
     """SQLAlchemy URL of a PostgreSQL database; default: SQLite in the data folder."""
+    database_password: SecretStr | None = None
+    """Put into database_url, which then has none: so the URL may be seen while the password comes from a file."""
     encoder: str = BUNDLED
     """What new collections are encoded with: bundled:<name>, a model directory, or a hub id."""
     threads: int | None = Field(default=None, ge=1)
@@ -155,23 +161,32 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = os.environ.get("NVR_CONFIG")
+        file, folder = os.environ.get("NVR_CONFIG"), os.environ.get("NVR_SECRETS_DIR")
         toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
-        return (init_settings, env_settings, *toml)
+        secrets = (_secrets_in(folder, file_secret_settings),) if folder else ()
+        return (init_settings, env_settings, *secrets, *toml)
+
+    @model_validator(mode="after")
+    def _put_password_into_url(self) -> Settings:
+        if self.database_password is not None:
+            self.database_url = _with_password(self.database_url, self.database_password)
+            self.database_password = None  # a copy of these settings must not put it in twice
+        return self
 
 
 def load_settings() -> Settings:
     """The settings of this process. Raises ConfigurationError with the names and the reasons, never with a secret."""
-    file = os.environ.get("NVR_CONFIG")
+    file, folder = os.environ.get("NVR_CONFIG"), os.environ.get("NVR_SECRETS_DIR")
     if file and not Path(file).is_file():
         raise ConfigurationError(f"NVR_CONFIG names {file}, which is not a file")
-    where = f"the environment and {file}" if file else "the environment"
+    if folder:
+        _check_secrets(folder)
+    where = " and ".join(["the environment", *(name for name in (folder, file) if name)])
     try:
         return Settings()
     except ValidationError as error:
         reasons = "; ".join(
-            f"NVR_{'__'.join(str(part) for part in item['loc']).upper()}: {item['msg']}"
-            for item in error.errors(include_input=False, include_url=False)
+            f"{_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError(f"settings from {where} cannot be used: {reasons}") from None
     except SettingsError as error:  # a group of settings in one variable that is not JSON
@@ -179,3 +194,41 @@ def load_settings() -> Settings:
         raise ConfigurationError(f"{names} is not valid JSON; set the values one by one, as NVR_API__PORT") from None
     except ValueError as error:
         raise ConfigurationError(f"NVR_CONFIG: {file} is not valid TOML: {error}") from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variable that a value can come from; what is wrong between several values is told of the password."""
+    return f"NVR_{'__'.join(str(part) for part in location or ('database_password',)).upper()}"
+
+
+def _secrets_in(folder: str, source: PydanticBaseSettingsSource) -> NestedSecretsSettingsSource:
+    """A folder with files that are named like settings, __ between the parts, in place of the library's own source."""
+    return NestedSecretsSettingsSource(source, folder, secrets_prefix="")
+
+
+def _check_secrets(folder: str) -> None:
+    """Raise ConfigurationError when a secret cannot be read: going on without it would only fail later."""
+    if not (os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)):
+        raise ConfigurationError(f"NVR_SECRETS_DIR names {folder}, which is not a folder that this user may read")
+    try:
+        _secrets_in(folder, SecretsSettingsSource(Settings))
+    except UnicodeDecodeError:  # its words would show a part of the secret
+        raise ConfigurationError(f"NVR_SECRETS_DIR: a file in {folder} is not UTF-8 text") from None
+    except (OSError, SettingsError) as error:
+        raise ConfigurationError(
+            f"NVR_SECRETS_DIR: the secrets cannot be read ({error}); let the user with the id {os.geteuid()} read them"
+        ) from error
+
+
+def _with_password(url: SecretStr | None, password: SecretStr) -> SecretStr:
+    from sqlalchemy.engine import make_url  # takes a tenth of a second, and most settings need it not
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        parsed = make_url(url.get_secret_value() if url else "")
+    except (SQLAlchemyError, ValueError):  # its message may hold a part of a password
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "postgresql" or parsed.password is not None:
+        raise ValueError("NVR_DATABASE_URL must be the URL of a PostgreSQL database, without a password of its own")
+    whole = parsed.set(password=password.get_secret_value())
+    return SecretStr(whole.render_as_string(hide_password=False))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.settings import Settings, load_settings
@@ -85,3 +87,75 @@ def test_secrets_do_not_show_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def secrets(folder: Path, **values: str | bytes) -> str:
+    """A folder with a file for each secret."""
+    folder.mkdir()
+    for name, value in values.items():
+        (folder / name).write_bytes(value if isinstance(value, bytes) else value.encode())
+    return str(folder)
+
+
+def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Characters of the password that mean something in a URL arrive as they are; the end of the line does not."""
+    folder = secrets(tmp_path / "secrets", database_password="p@ss/w:rd%2F?#\n", qdrant__api_key="key\n", other="x")
+    monkeypatch.setenv("NVR_SECRETS_DIR", folder)
+    monkeypatch.setenv("NVR_DATABASE_URL", "postgresql://me@db:5433/nvr?sslmode=require")
+    settings = load_settings()
+    assert settings.database_url is not None
+    url = make_url(settings.database_url.get_secret_value())
+    assert (url.username, url.password, url.host, url.port) == ("me", "p@ss/w:rd%2F?#", "db", 5433)
+    assert (url.database, dict(url.query)) == ("nvr", {"sslmode": "require"})
+    assert settings.qdrant.api_key is not None
+    assert settings.qdrant.api_key.get_secret_value() == "key"
+    assert "p@ss" not in f"{settings!r} {settings.model_dump_json()}"
+    assert Settings(**settings.model_dump()).database_url == settings.database_url  # not put in twice
+
+
+def test_the_environment_wins_over_secrets_and_secrets_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "nvr.toml"
+    file.write_text('encoder = "file"\nthreads = 1\n[qdrant]\napi_key = "file"\nprefix = "file"\n')
+    monkeypatch.setenv("NVR_CONFIG", str(file))
+    monkeypatch.setenv("NVR_SECRETS_DIR", secrets(tmp_path / "secrets", encoder="secret", qdrant__api_key="secret"))
+    monkeypatch.setenv("NVR_ENCODER", "environment")
+    settings = load_settings()
+    assert (settings.encoder, settings.threads, settings.qdrant.prefix) == ("environment", 1, "file")
+    assert settings.qdrant.api_key is not None
+    assert settings.qdrant.api_key.get_secret_value() == "secret"
+
+
+@pytest.mark.parametrize(
+    "url", [None, "sqlite:///x.db", "postgresql://me:hunter3@db/nvr", "postgresql://me@db:hunter3/"]
+)
+def test_a_password_needs_a_url_without_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str | None) -> None:
+    monkeypatch.setenv("NVR_SECRETS_DIR", secrets(tmp_path / "secrets", database_password="hunter2"))
+    if url:
+        monkeypatch.setenv("NVR_DATABASE_URL", url)
+    with pytest.raises(ConfigurationError, match=r"NVR_DATABASE_PASSWORD: .*NVR_DATABASE_URL must be") as caught:
+        load_settings()
+    assert "hunter" not in str(caught.value)
+
+
+def test_secrets_that_cannot_be_read_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NVR_SECRETS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match="nowhere, which is not a folder"):
+        load_settings()
+    monkeypatch.setenv("NVR_SECRETS_DIR", secrets(tmp_path / "binary", qdrant__api_key=b"hunter2\xff"))
+    with pytest.raises(ConfigurationError, match="binary is not UTF-8 text"):
+        load_settings()
+    monkeypatch.setenv("NVR_SECRETS_DIR", secrets(tmp_path / "typo", qdrant__api_kye="hunter2"))
+    with pytest.raises(ConfigurationError, match="NVR_QDRANT__API_KYE") as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_secret_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = secrets(tmp_path / "secrets", qdrant__api_key="hunter2")
+    monkeypatch.setenv("NVR_SECRETS_DIR", folder)
+    Path(folder, "qdrant__api_key").chmod(0)
+    with pytest.raises(ConfigurationError, match=r"qdrant__api_key.*let the user with the id"):
+        load_settings()
