@@ -99,10 +99,11 @@ def apply_round(
     clock, before = _Clock(database, found, work, report), work.written
     for group in grouped(_chunks(database, found.versions, found.info.chunking_id), CHUNKS_A_GROUP):
         write_group(database, index, group, work)
-        clock.tell()
+        ends = budget is not None and work.written - before >= budget
+        clock.tell(surely=ends)
         if stop and stop.is_set():
             return False
-        if budget is not None and work.written - before >= budget:
+        if ends:
             return True
     index.points.flush()
     with database.write() as connection:
@@ -154,10 +155,10 @@ class _Clock:
         self._stretch = pace.resumed(of.info.progress, of.info.applied_seq)
         self._written, self._told = work.written, time.monotonic()
 
-    def tell(self) -> None:
+    def tell(self, *, surely: bool) -> None:
         """A group is written."""
         self._count()
-        if time.monotonic() - self._told >= TELL_SECONDS:
+        if surely or time.monotonic() - self._told >= TELL_SECONDS:
             self._told = time.monotonic()
             with self._database.write(durable=False) as connection:
                 indexes.tell_progress(connection, self._of.info.id, self._stretch.as_json())

@@ -17,6 +17,8 @@ from nvr_rag.collections import head_seq
 from nvr_rag.errors import NvrError, StoreBusy
 from nvr_rag.indexes import IndexInfo
 from nvr_rag.indexing import Progress
+from nvr_rag.pace import Pace
+from nvr_rag.pace import pace as pace_of
 from nvr_rag.workspace import Workspace
 from nvr_rag.writing import Work
 
@@ -40,6 +42,11 @@ class Lag:
     @property
     def caught_up(self) -> bool:
         return self.index.applied_seq >= self.head_seq and self.index.purged_seq >= self.index.applied_seq
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast it is brought up, by whom ever."""
+        return pace_of(self.index.progress, self.index.applied_seq, self.head_seq)
 
 
 def lags(workspace: Workspace, collection_id: int | None = None) -> list[Lag]:
@@ -109,7 +116,8 @@ class _Watch:
 
     def check(self, behind: list[Lag]) -> None:
         """Raise StoreBusy when nothing has moved for too long."""
-        stand = sum(lag.index.applied_seq + lag.head_seq for lag in behind)
+        written = sum(int((lag.index.progress or {}).get("chunks", 0)) for lag in behind)  # a book is one change
+        stand = sum(lag.index.applied_seq + lag.head_seq for lag in behind) + written
         if not behind or stand != self._stand:
             self._moved, self._stand = time.monotonic(), stand
         elif time.monotonic() - self._moved > STALLED_SECONDS:
@@ -142,5 +150,5 @@ def _bring_up(upkeep: Upkeep, lag: Lag, work: Work, watch: _Watch) -> bool:
         except StoreBusy:
             watch.owner_asked = time.monotonic()
     if upkeep.report:
-        upkeep.report(Progress(applied_seq=lag.index.applied_seq, head_seq=lag.head_seq, work=work))
+        upkeep.report(Progress(applied_seq=lag.index.applied_seq, head_seq=lag.head_seq, work=work, pace=lag.pace))
     return False

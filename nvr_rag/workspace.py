@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,10 +24,12 @@ from nvr_rag.encoders.base import Encoder
 from nvr_rag.encoders.bundled import BUNDLED
 from nvr_rag.errors import ConfigurationError, Conflict, EncoderMismatch, IndexMismatch, IndexMissing, StoreError
 from nvr_rag.fusion import FusionSettings
+from nvr_rag.ids import new_id
 from nvr_rag.indexes import IndexInfo, LiveIndex
+from nvr_rag.leases import Lease
 from nvr_rag.retriever import Retriever
 from nvr_rag.settings import Settings
-from nvr_rag.stores.base import Store
+from nvr_rag.stores.base import OpenIndex, Store
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.types import Mode
 
@@ -43,6 +47,7 @@ class Workspace:
         ConfigurationError, NewerDataFolder, DatabaseUnavailable.
         """
         self.settings = settings
+        self.id = new_id()  # of this process, in the leases that it holds
         self.home = _make_home(settings.home.expanduser())
         url = settings.database_url
         self.database = Database(url.get_secret_value() if url else sqlite_url(self.home / "corpus.sqlite3"))
@@ -53,6 +58,7 @@ class Workspace:
             self.database.close()
             raise
         self.retriever = Retriever(self.database, self.index)
+        self.serves = False  # searches are answered from it all the time: what is open stays open
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}
         self._loaded: dict[str, Encoder] = {}  # by source: registered and default encoder may be one
@@ -98,18 +104,44 @@ class Workspace:
             return self._default
 
     def index(self, index_id: int) -> LiveIndex:
-        """An index, opened on first use and kept open. Raises as `indexes.open_index` does."""
+        """An index, opened on first use and kept open, unless the store has lost it. Raises as `indexes.open_index`."""
         opened = self._indexes.get(index_id)
-        if opened is not None:
+        if opened is not None and not opened.points.lost:
             return opened
         with self._opening:
+            self._let_go_if_lost(index_id)
             if index_id not in self._indexes:
                 with self.database.read() as connection:
                     info = indexes.get(connection, index_id)
-                self._indexes[index_id] = indexes.open_index(
-                    self.store, info, lambda: self.encoder(info.encoder), _lexical(info)
-                )
+                opened = indexes.open_index(self.store, info, lambda: self.encoder(info.encoder), _lexical(info))
+                opened.lease = self._lease(index_id)
+                opened.others = partial(self._relatives, opened)
+                self._indexes[index_id] = opened
             return self._indexes[index_id]
+
+    def _relatives(self, index: LiveIndex) -> list[OpenIndex]:
+        """What is open here of the same collection and encoder: its vectors need not be made again."""
+        key = (index.info.collection_id, index.info.encoder)
+        return [
+            one.points
+            for one in list(self._indexes.values())
+            if one is not index and (one.info.collection_id, one.info.encoder) == key
+        ]
+
+    def _let_go_if_lost(self, index_id: int) -> None:
+        """Close an index that is no longer there, whoever is at work on it: the next call of that fails anyway."""
+        opened = self._indexes.get(index_id)
+        if opened is not None and opened.points.lost:
+            del self._indexes[index_id]
+            with suppress(StoreError):
+                opened.close()
+
+    def _lease(self, index_id: int) -> Lease | None:
+        """What this process needs to write into an index that others may write into as well."""
+        if not self.store.shared:
+            return None
+        seconds = self.settings.qdrant.timeout_seconds
+        return Lease(self.database, index_id, self.id, request_seconds=seconds)
 
     def has_open(self, index_id: int) -> bool:
         """Whether this process owns an index now."""
@@ -121,7 +153,7 @@ class Workspace:
             opened = self._indexes.pop(index_id, None)
         if opened is not None:
             with opened.maintenance:
-                opened.points.close()
+                opened.close()
             self._forget_encoder(opened.encoder)
 
     def create_collection(self, name: str, *, language: str = "english", mode: Mode = Mode.HYBRID) -> int:
@@ -207,14 +239,14 @@ class Workspace:
             registry.usable(connection, encoder)  # it may have been removed since it was loaded
             now = deployments.serving(connection, collection)
             serving = indexes.get(connection, now.index_id)
-            self._check_room(serving.name)
+            self.check_room(serving.name)
             index_id = indexes.create(
                 connection, collection_id, settings_for(loaded), loaded, _lexical(serving), self._store_settings()
             )
             made = deployments.propose(connection, collection_id, index_id, now.mode, now.fusion, run=run)
             return deployments.get(connection, made)
 
-    def _check_room(self, index: str) -> None:
+    def check_room(self, index: str) -> None:
         """Raise StoreError when there is no room for another index as large as this one."""
         if self.settings.qdrant.url:
             return
@@ -229,14 +261,30 @@ class Workspace:
         """Start an index over when the store has lost it, or has another under its name, or it was built with other
         lexical settings; True when that was needed. It is then to be caught up."""
         try:
-            self.index(index_id)
+            self.index(index_id).points.get([indexes.NOBODY])
         except (IndexMissing, IndexMismatch):
+            self.rebuild(index_id)
+            return True
+        return False
+
+    def rebuild(self, index_id: int) -> None:
+        """Drop an index and begin it anew; it is then to be caught up. Waits for whoever changes it in this process.
+
+        Raises StoreBusy and Maintained while another process has it.
+        """
+        lease = self._lease(index_id)
+        if lease is not None:
+            lease.hold()  # nobody fills it while it is dropped; kept by whoever catches it up from here
+        opened = self._indexes.get(index_id)
+        with opened.maintenance if opened is not None else nullcontext(), self._opening:
+            if opened is not None:
+                self._indexes.pop(index_id, None)
+                with suppress(StoreError):  # it may be past closing in order
+                    opened.points.close()
             with self.database.read() as connection:
                 info = indexes.get(connection, index_id)
             indexes.start_over(self.database, self.store, index_id, _lexical(info))
             self.index(index_id)
-            return True
-        return False
 
     def location(self, source: str) -> str:
         """Where the source of an encoder version is, for `load_encoder`: paths are relative to the data folder."""
