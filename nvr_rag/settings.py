@@ -28,6 +28,8 @@ from pydantic_settings import (
 from nvr_rag.encoders.bundled import BUNDLED
 from nvr_rag.errors import ConfigurationError
 
+_FILE = "corpus.sqlite3"  # the database in the data folder
+
 
 class QdrantSettings(BaseModel):
     """A Qdrant server or cluster; without a URL, indexes are Edge shards in the data folder.
@@ -172,6 +174,12 @@ class Settings(BaseSettings):
             self.database_url = _with_password(self.database_url, self.database_password)
             self.database_password = None  # a copy of these settings must not put it in twice
         return self
+
+    def sql_url(self) -> str:
+        """SQLAlchemy URL of the database, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.home.expanduser().absolute() / _FILE}"
 
 
 def load_settings() -> Settings:

@@ -18,7 +18,7 @@ from typing import Any
 from nvr_rag import collections, deployments, disk, indexes, registry
 from nvr_rag.chunkings import settings_for
 from nvr_rag.db.migrate import migrate
-from nvr_rag.db.session import Database, sqlite_url
+from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.encoders.bundled import BUNDLED
@@ -49,8 +49,7 @@ class Workspace:
         self.settings = settings
         self.id = new_id()  # of this process, in the leases that it holds
         self.home = _make_home(settings.home.expanduser())
-        url = settings.database_url
-        self.database = Database(url.get_secret_value() if url else sqlite_url(self.home / "corpus.sqlite3"))
+        self.database = Database(settings.sql_url())
         try:
             migrate(self.database)
             self.store = store or _make_store(settings, self.home)

@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 OnReady = Callable[[str], None]
 
 
-def run_server(settings: Settings, on_ready: OnReady | None = None) -> None:
+def run_server(settings: Settings, on_ready: OnReady | None = None, *, api_only: bool = False) -> None:
     """Open the workspace and serve it, with every installed service, until SIGINT or SIGTERM.
 
-    `on_ready` is told the URL once requests are answered. Raises ConfigurationError for an address that cannot be
-    listened on, and what opening a workspace raises.
+    With `api_only` no service runs beside the API: workers do their work. `on_ready` is told the URL once requests are
+    answered. Raises ConfigurationError for an address that cannot be listened on, and what opening a workspace raises.
     """
     with listen(settings.api) as listener, Workspace(settings) as workspace:
-        serve(workspace, installed(), listener, on_ready)
+        serve(workspace, [] if api_only else installed(), listener, on_ready)
 
 
 def serve(

@@ -1,4 +1,4 @@
-"""`nvr-rag serve`: the API, and with it the indexer, until it is stopped."""
+"""`nvr-rag serve`: the API, and with it, unless told otherwise, the indexer and the trainer, until it is stopped."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.  [default: NVR_API__PORT]")
     ] = None,
+    api_only: Annotated[
+        bool, typer.Option("--api-only", help="Only answer requests: nvr-rag worker, elsewhere, indexes and trains.")
+    ] = False,
     as_json: common.AsJson = False,
 ) -> None:
     """Serve the HTTP API and keep the indexes up to date."""
@@ -36,4 +39,4 @@ def serve(
 
     from nvr_rag.api.server import run_server
 
-    run_server(settings, on_ready=ready)
+    run_server(settings, on_ready=ready, api_only=api_only)
