@@ -22,7 +22,20 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from nvr_rag import __version__, output
-from nvr_rag.commands import collections, deploy, documents, index, models, search, serve, status, verify
+from nvr_rag.commands import (
+    collections,
+    deploy,
+    documents,
+    index,
+    jobs,
+    models,
+    search,
+    serve,
+    status,
+    transfer,
+    verify,
+    worker,
+)
 from nvr_rag.errors import InvalidInput, NvrError
 
 GROUP = "nvr_rag.commands"
@@ -75,14 +88,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_file)
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
+app.command("worker")(worker.worker)
 app.add_typer(collections.app, name="collections")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(documents.app, name="documents")
 app.add_typer(index.app, name="index")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 
 

@@ -1,0 +1,1 @@
+"""Documents, judgments and feedback on their way between installations, and from Qdrant collections of others."""
