@@ -42,8 +42,10 @@ class _Made:
 class Rest:
     """The collections of one server, in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict_mode: Mapping[str, Any] | None = None) -> None:
+        """`strict_mode` is what new collections get, as the configuration of a server can say."""
         self._local = QdrantLocal(":memory:")
+        self._default_strict = dict(strict_mode or {})
         self._made: dict[str, _Made] = {}
 
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> Any:
@@ -88,7 +90,7 @@ class Rest:
             metadata=request.metadata,
         )
         strict = request.strict_mode_config.model_dump(exclude_none=True) if request.strict_mode_config else {}
-        self._made[name] = _Made(request=request, strict=strict)
+        self._made[name] = _Made(request=request, strict=self._default_strict | strict)
         return True
 
     def _update(self, name: str, *, body: Any, query: Any) -> Any:
@@ -126,18 +128,21 @@ class Rest:
         schema = index.field_schema
         if schema is None:
             raise Refused(400, "Bad request: field_schema is missing and could not be inferred")
-        limit = self._strict(name).get("max_payload_index_count")
-        if limit is not None and index.field_name not in made.indexes and len(made.indexes) >= limit:
-            raise _strict("Collection already has the maximum number of payload indexes", "Please delete an index")
+        key, limit = _plain(index.field_name), self._strict(name).get("max_payload_index_count")
+        if limit is not None and key not in made.indexes and len(made.indexes) >= limit:
+            raise _strict(
+                f"Collection already contains the maximum number of payload indices ({limit})",
+                "Please delete an existing index before creating a new one.",
+            )
         if isinstance(schema, models.PayloadSchemaType):
-            made.indexes[index.field_name] = {"data_type": schema.value}
+            made.indexes[key] = {"data_type": schema.value}
         else:
             params = schema.model_dump(mode="json", exclude_none=True)
-            made.indexes[index.field_name] = {"data_type": params["type"], "params": params}
+            made.indexes[key] = {"data_type": params["type"], "params": params}
         return _DONE
 
     def _delete_index(self, name: str, key: str, *, body: Any, query: Any) -> Any:
-        self._of(name).indexes.pop(key, None)
+        self._of(name).indexes.pop(_plain(key), None)
         return _DONE
 
     # -- points --------------------------------------------------------------------------------------------------------
@@ -267,9 +272,9 @@ class Rest:
         conditions = list(_conditions(where))
         for condition in conditions if strict.get(rule) is False else ():
             key = getattr(condition, "key", None)
-            if key is not None and key not in self._of(name).indexes:
+            if key is not None and _plain(key) not in self._of(name).indexes:
                 raise _strict(
-                    f'Index required but not found for "{key}" of one of the following types: [keyword]',
+                    f'Index required but not found for "{_plain(key)}" of one of the following types: [keyword]',
                     "Create an index for this key or use a different filter.",
                 )
         limit = strict.get("filter_max_conditions")
@@ -281,6 +286,11 @@ class Rest:
         size, most = max(map(_size, conditions), default=0), strict.get("condition_max_size")
         if most is not None and size > most:
             raise _strict(f"Condition size limit reached ({size} > {most})", "Reduce the size of your condition.")
+
+
+def _plain(path: str) -> str:
+    """A path as the server writes it: parts that need no quotes have none."""
+    return re.sub(r'"([\w-]+)"', r"\1", path)
 
 
 def _strict(problem: str, remedy: str) -> Refused:

@@ -58,14 +58,20 @@ class StandIn:
     """A server on 127.0.0.1. `start` and `stop` may be repeated: it comes back on its port with what it had."""
 
     def __init__(
-        self, *, port: int = 0, api_key: str | None = None, certificate: tuple[Path, Path] | None = None
+        self,
+        *,
+        port: int = 0,
+        api_key: str | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        strict_mode: Mapping[str, Any] | None = None,
     ) -> None:
-        """`certificate` is a certificate and its key in PEM files; with it the server speaks TLS."""
+        """`certificate` is a certificate and its key in PEM files; with it the server speaks TLS. `strict_mode` is what
+        new collections are limited to."""
         self.port = port
         self.api_key = api_key
         self.requests: Counter[str] = Counter()  # "PUT /collections/x/points": how often
         self._certificate = certificate
-        self._rest = Rest()
+        self._rest = Rest(strict_mode)
         self._lock = threading.Lock()
         self._faults: list[_Active] = []
         self._server: _Server | None = None
