@@ -7,7 +7,7 @@ Afterwards what was found is the state from which the life goes on: whatever was
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httpx
 
@@ -16,7 +16,10 @@ from tests.killing.oracle import ABSENT, Fault, Oracle, Version, name_of
 from tests.killing.processes import Stuck
 from tests.killing.sending import number_of
 
+Found = dict[str, Version]  # by URI
+
 _MODES = ("lexical", "dense")
+_BEGUN = 5  # documents with which a life can go on to other operations than its first ingest
 _K = 50  # more than one document has paragraphs
 
 
@@ -25,13 +28,16 @@ def check(life: Life) -> tuple[list[Fault], str]:
     faults: list[Fault] = []
     try:
         faults += _at_once(life)
-        for collection, oracle in life.oracles.items():
-            faults += _documents(life, collection, oracle)
-        faults += _serving(life)
-        faults += _feedback(life)
+        life.finish_jobs()
+        found, wrong = _documents(life)
+        faults += [*wrong, *_serving(life), *_feedback(life)]
         verified, words = _verify(life)
         if verified == "failed":
             faults.append(Fault(kind="other", about="verify", words=words))
+        if verified == "mended":
+            found, wrong = _documents(life)
+            faults += wrong
+        _settle(life, found)
     except (Refused, Stuck, httpx.HTTPError) as error:
         fault = Fault(kind="unusable", about=type(error).__name__, words=str(error))
         return [*faults, fault], _verify(life)[0]
@@ -48,21 +54,31 @@ def _at_once(life: Life) -> list[Fault]:
     return faults
 
 
-def _documents(life: Life, collection: str, oracle: Oracle) -> list[Fault]:
-    """Every document by a search for all of them, and by the word that only it has."""
-    if not life.has(collection):
-        faults, found = oracle.judge({}), dict[str, Version]()
-    else:
-        life.begun |= collection == DEFAULT
-        life.catch_up(collection)
-        found = life.found("lexical", collection)
-        faults = oracle.judge(found)
-        if (dense := life.found("dense", collection)) != found:
-            faults += oracle.judge(dense) or [_other(collection, f"lexical {found}, dense {dense}")]
-        for uri in oracle.uris():
-            faults += _by_its_word(life, collection, uri, found.get(uri, ABSENT))
-    oracle.settle(found)
-    return faults
+def _documents(life: Life) -> tuple[dict[str, Found], list[Fault]]:
+    """What every collection holds once its indexes have caught up, and what is wrong with it."""
+    found: dict[str, Found] = {}
+    faults: list[Fault] = []
+    for collection, oracle in life.oracles.items():
+        found[collection], wrong = _in_collection(life, collection, oracle) if life.has(collection) else ({}, [])
+        faults += [*oracle.judge(found[collection]), *wrong]
+    return found, faults
+
+
+def _in_collection(life: Life, collection: str, oracle: Oracle) -> tuple[Found, list[Fault]]:
+    """Every document by a search for all of them, and by the word that only it has; where the ways differ."""
+    life.catch_up(collection)
+    found, dense = life.found("lexical", collection), life.found("dense", collection)
+    faults = [] if dense == found else oracle.judge(dense) or [_other(collection, f"lexical {found}, dense {dense}")]
+    for uri in oracle.uris():
+        faults += _by_its_word(life, collection, uri, found.get(uri, ABSENT))
+    return found, faults
+
+
+def _settle(life: Life, found: Mapping[str, Found]) -> None:
+    """What was found is the state from here on."""
+    for collection, oracle in life.oracles.items():
+        oracle.settle(found[collection])
+    life.begun = life.begun or len(life.oracles[DEFAULT].present()) >= _BEGUN
 
 
 def _by_its_word(life: Life, collection: str, uri: str, version: Version) -> Iterator[Fault]:

@@ -59,7 +59,7 @@ class Life:
         self.serial = 0  # of the last mark that was made
         self.history: dict[str, list[Version]] = {}  # what documents were ever to say
         self.models: dict[int, str] = {}  # fingerprints of those that were added, by seed
-        self.begun = False  # the collection "default" has come to be
+        self.begun = False  # the first ingest has left enough to go on with
         self.built: set[int] = set()  # indexes whose build was acknowledged
         self.server: Server | None = None
         self.children: list[Child] = []
@@ -132,6 +132,16 @@ class Life:
     def _lags(self, collection: str) -> list[Mapping[str, Any]]:
         detail = self.serve().call("GET", f"/v1/collections/{collection}")
         return [index for index in detail["indexes"] if index["lag"] > 0]
+
+    def finish_jobs(self) -> None:
+        """Wait until no job waits or runs: one whose server was killed is the next one's. Raises Stuck."""
+        self.serve()
+        until = time.monotonic() + PATIENCE_SECONDS
+        with self.place.look() as look:
+            while jobs := look("SELECT id, kind, state FROM job WHERE state IN ('queued', 'running')"):
+                if time.monotonic() > until:
+                    raise Stuck(f"jobs do not end: {jobs}")
+                time.sleep(_POLL_SECONDS)
 
     def deployments(self, collection: str = DEFAULT) -> dict[int, str]:
         """The state of each deployment, by plain SQL."""

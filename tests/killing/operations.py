@@ -19,6 +19,7 @@ from tests.killing.sending import document_requests, edit_files, feedback_reques
 ALONE = "command, no server"  # what is killed
 COMMAND, SERVER, BOTH = "command beside a server", "server", "both"
 FIRST_FILES = 24
+_COMPACTIONS = 3  # deployments that one command, begun again by servers that die, may make
 _WAITING = ("candidate", "prepared")
 
 Begin = Callable[[Life, Random, str], Attempt]
@@ -129,6 +130,19 @@ def _candidate(life: Life, rng: Random) -> int:
     return number
 
 
+def _compact(life: Life, rng: Random, target: str) -> Attempt:
+    """The index that serves written anew, by a deployment of its own; a killed server's job is the next server's."""
+    newest = max(life.deployments())
+    life.serving[DEFAULT] = {*life.serving[DEFAULT], *range(newest + 1, newest + 1 + _COMPACTIONS)}
+
+    def acknowledge(said: Mapping[str, Any]) -> None:
+        if "deployment" in said:  # otherwise it was compacted already, by a job of before
+            life.serving[DEFAULT] = {int(said["deployment"])}
+
+    # A server that has just died still looks alive: the command leaves the work to it, and then says that it is gone.
+    return CommandAttempt(life.start("index", "compact", "--yes"), acknowledge, may_fail=True)
+
+
 def _promote(life: Life, rng: Random, target: str) -> Attempt:
     return _switch(life, rng, target, _candidate(life, rng), "promote")
 
@@ -166,6 +180,7 @@ OPERATIONS = (
     Operation(name="re-ingest", targets=_ANY, begin=_ingest, weight=6, usual_seconds=1.2),
     Operation(name="documents over HTTP", targets=(SERVER,), begin=_documents, weight=4, usual_seconds=0.6),
     Operation(name="index build", targets=_ANY, begin=_build, weight=4, usual_seconds=0.8),
+    Operation(name="compaction", targets=_ANY, begin=_compact, weight=4, usual_seconds=0.8),
     Operation(name="promotion", targets=_ANY, begin=_promote, weight=4, usual_seconds=0.8),
     Operation(name="rollback", targets=_ANY, begin=_roll_back, weight=3, usual_seconds=0.5),
     Operation(name="feedback", targets=(SERVER,), begin=_feedback, weight=3, usual_seconds=0.6),

@@ -46,7 +46,7 @@ def mark_of(document: int, serial: int) -> str:
 
 
 def text_of(document: int, version: Version) -> str:
-    """The text of a version, a paragraph for each mark, full of the document's name, as that is to lead a dense search."""
+    """The text of a version: a paragraph for each mark, full of the name, so that it leads a dense search as well."""
     names = " ".join([name_of(document)] * 4)
     return "\n\n".join(f"{names} {mark} {EVERYWHERE} {_FILLER} {names}." for mark in version[1:])
 
