@@ -148,14 +148,17 @@ def size(count: int | None) -> str:
     raise AssertionError("unreachable")
 
 
-def pace(done: int, left: int, seconds: float) -> str:
-    """How fast it goes and how long it will still take, in words; "" before anything is known."""
-    if done <= 0 or seconds <= 0:
-        return ""
-    minutes, rest = divmod(round(left * seconds / done), 60)
+def pace(chunks_per_second: float, seconds_left: float | None) -> str:
+    """How fast an index is built and how long it will still take, in words."""
+    words = f"{chunks_per_second:,.1f} chunks a second"
+    return words if seconds_left is None else f"{words}, {duration(seconds_left)} left"
+
+
+def duration(seconds: float) -> str:
+    """A time span for a person."""
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    ahead = f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-    return f"{done / seconds:,.1f} changes a second, {ahead} left"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _console(terminal: bool, *, stderr: bool) -> Console:

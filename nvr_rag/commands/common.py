@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nvr_rag import disk
+from nvr_rag import disk, output
 from nvr_rag.errors import InvalidInput, NvrError
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def moment(when: datetime | None) -> str | None:
 
 def index_as_json(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict[str, Any]:
     """Where an index stands, and what it takes on this disk (None: it is elsewhere)."""
+    from nvr_rag.pace import pace
+
+    going = pace(index.progress, index.applied_seq, head_seq)
     elsewhere = workspace.settings.qdrant.url is not None
     return {
         "id": index.id,
@@ -57,8 +60,15 @@ def index_as_json(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict
         "applied_seq": index.applied_seq,
         "head_seq": head_seq,
         "lag": head_seq - index.applied_seq,
+        "copied_from": index.copied_from,
+        "pace": going.as_json() if going else None,  # None: nobody is at it, or nothing is known yet
         "bytes_on_disk": None if elsewhere else disk.allocated(workspace.home / "indexes" / index.name),
     }
+
+
+def pace_in_words(pace: dict[str, Any] | None) -> str | None:
+    """How fast an index is built, from what `index_as_json` tells of it."""
+    return output.pace(pace["chunks_per_second"], pace["seconds_left"]) if pace else None
 
 
 def dropped(workspace: Workspace, index_id: int) -> bool:

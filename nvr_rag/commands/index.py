@@ -11,21 +11,22 @@ import typer
 
 from nvr_rag import output
 from nvr_rag.commands import common
+from nvr_rag.commands.bars import IndexBar
+from nvr_rag.commands.compact import compact
 from nvr_rag.errors import Conflict, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.progress import Progress as Bars
     from sqlalchemy import Connection
 
     from nvr_rag.deployments import Deployment
     from nvr_rag.indexes import IndexInfo
-    from nvr_rag.indexing import Progress
     from nvr_rag.workspace import Workspace
     from nvr_rag.writing import Work
 
-app = typer.Typer(help="Build, list and retire indexes.", rich_markup_mode=None)
+app = typer.Typer(help="Build, list, compact and retire indexes.", rich_markup_mode=None)
+app.command("compact")(compact)
 
 Index = Annotated[int, typer.Argument(metavar="INDEX", help="The index's number; nvr-rag index list shows it.")]
 OfCollection = Annotated[
@@ -152,10 +153,10 @@ def _begun(workspace: Workspace, collection: str, model: str) -> _Owned:
 
     with workspace.database.read() as connection:
         version = registry.find(connection, model)
-    same = [owned for owned in _known(workspace, collection) if owned.index.encoder == version.fingerprint]
+    same = [one for one in _known(workspace, collection) if one.index.encoder == version.fingerprint]
     short = version.fingerprint[: registry.SHORT]
     for owned in same:
-        if _waits(workspace, owned):
+        if owned.index.copied_from is None and _waits(workspace, owned):
             output.note(f"Going on with index {owned.id}, which was begun with the model {short}.")
             return owned
     if same:
@@ -214,7 +215,7 @@ def _bring_up(workspace: Workspace, owned: _Owned) -> Work:
             chunker=installed_chunker(),
             stop=threading.Event(),
             only=owned.id,
-            report=_Bar(bars, owned.index),
+            report=IndexBar(bars, f"Building index {owned.id}"),
         )
         try:
             work = settle(upkeep, finished)
@@ -240,22 +241,6 @@ def _check_live(owned: _Owned) -> None:
         raise Conflict(f"index {owned.id} was given up; begin another one with nvr-rag index build --model FINGERPRINT")
 
 
-class _Bar:
-    """A progress bar that follows an index."""
-
-    def __init__(self, bars: Bars, index: IndexInfo) -> None:
-        self._bars, self._name = bars, f"Building index {index.id}"
-        self._task = bars.add_task(self._name, total=None)
-        self._started, self._first = time.monotonic(), index.applied_seq
-
-    def __call__(self, progress: Progress) -> None:
-        done, left = progress.applied_seq - self._first, progress.head_seq - progress.applied_seq
-        encoded = f"{progress.work.encoded:,} chunks encoded" if progress.work.encoded else ""
-        words = ", ".join(filter(None, (encoded, output.pace(done, left, time.monotonic() - self._started))))
-        name = f"{self._name} ({words})" if words else self._name
-        self._bars.update(self._task, description=name, completed=progress.applied_seq, total=progress.head_seq)
-
-
 def _described(workspace: Workspace, owned: _Owned) -> dict[str, Any]:
     from nvr_rag import collections
 
@@ -274,7 +259,7 @@ def _described(workspace: Workspace, owned: _Owned) -> dict[str, Any]:
 def _show(found: list[dict[str, Any]]) -> None:
     from nvr_rag.registry import SHORT
 
-    columns = ("index", "collection", "state", "model", "applied", "head", "lag", "disk", "deployments", "name")
+    of_build = ("applied", "head", "lag", "disk", "deployments", "building")
     rows = [
         [
             one["id"],
@@ -284,11 +269,12 @@ def _show(found: list[dict[str, Any]]) -> None:
             *(one[key] for key in ("applied_seq", "head_seq", "lag")),
             output.size(one["bytes_on_disk"]),
             ", ".join(f"{user['id']} {user['state']}" for user in one["deployments"]),
+            common.pace_in_words(one["pace"]),
             one["name"],
         ]
         for one in found
     ]
-    output.table(columns, rows)
+    output.table(("index", "collection", "state", "model", *of_build, "name"), rows)
 
 
 def _tell_built(found: dict[str, Any]) -> None:

@@ -100,15 +100,14 @@ def test_size(count: int | None, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "left", "seconds", "words"),
+    ("rate", "left", "words"),
     [
-        (100, 300, 50.0, "2.0 changes a second, 2 min 30 s left"),
-        (1000, 500, 100.0, "10.0 changes a second, 50 s left"),
-        (1, 100, 120.0, "0.0 changes a second, 3 h 20 min left"),
-        (128, 0, 2.0, "64.0 changes a second, 0 s left"),
-        (0, 100, 5.0, ""),
-        (5, 100, 0.0, ""),
+        (40.0, 150.0, "40.0 chunks a second, 2 min 30 s left"),
+        (1234.56, 49.6, "1,234.6 chunks a second, 50 s left"),
+        (0.01, 12000.0, "0.0 chunks a second, 3 h 20 min left"),
+        (64.0, 0.0, "64.0 chunks a second, 0 s left"),
+        (8.25, None, "8.2 chunks a second"),
     ],
 )
-def test_pace(done: int, left: int, seconds: float, words: str) -> None:
-    assert output.pace(done, left, seconds) == words
+def test_pace(rate: float, left: float | None, words: str) -> None:
+    assert output.pace(rate, left) == words
