@@ -10,6 +10,9 @@ flush fails ("tracker_journal.dat is shorter than expected"). So ours is taken f
 A folder gets its real name only when it is complete and synced, and loses it before it is deleted, so a crash leaves
 nothing half-made behind that name; leftovers (".new-*", ".drop-*") are swept away later. Search is exact.
 
+The library writes through memory maps of sparse files. On a full disk that is no error but a SIGBUS, which ends the
+process, searches and all; so nothing that writes is begun unless there is room to spare.
+
 qdrant_edge raises bare Exceptions with a text; all of them are translated here. Every call of it holds the
 interpreter lock, so writes go in small batches.
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -32,7 +36,7 @@ from uuid import uuid4
 import numpy as np
 import qdrant_edge as edge
 
-from nvr_rag.disk import allocated
+from nvr_rag.disk import allocated, free
 from nvr_rag.errors import IndexDamaged, IndexExists, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
@@ -59,6 +63,9 @@ EF, DEEPEST = 256, 1024  # candidates kept at least; more hits than that are loo
 LINKS, EF_CONSTRUCT = 16, 100  # of the graph
 
 BATCH = 128  # points a write: about 10 ms during which no other thread runs
+# Left free on the disk. A write takes up to 6 MB (of 4096 dimensions), opening up to 32 MB where the disk is memory;
+# the rest is for what others write meanwhile.
+WRITING_BYTES, OPENING_BYTES = 64 * 2**20, 32 * 2**20
 _CONFIG_FILE, _LOCK_FILE, _SHARD_FOLDER = "index.json", "owner.lock", "shard"
 _STALE_SECONDS = 3600.0  # a creation takes a tenth of a second
 
@@ -88,6 +95,7 @@ class EdgeStore:
         with _translated(name):
             self._root.mkdir(parents=True, exist_ok=True)
             self._sweep()
+            _see_room(name, self._root, WRITING_BYTES)
             fresh = self._root / f".new-{name}-{uuid4().hex}"
             try:
                 fresh.mkdir()
@@ -106,11 +114,12 @@ class EdgeStore:
         except FileNotFoundError as error:
             raise IndexMissing(f"there is no index {name!r} in {self._root}; {_REMEDY}") from error
         except OSError as error:
-            raise StoreError(f"{folder / _CONFIG_FILE} cannot be read: {error}") from error
+            raise StoreUnavailable(f"{folder / _CONFIG_FILE} cannot be read: {error}") from error
         except (ValueError, TypeError) as error:
             raise IndexDamaged(f"{folder / _CONFIG_FILE} is damaged ({error}); {_REMEDY}") from error
         lock = _own(name, folder)
         try:
+            _see_room(name, folder, OPENING_BYTES)
             return EdgeIndex(name, folder, config, _load(name, folder), lock)
         except BaseException:
             os.close(lock)
@@ -186,19 +195,19 @@ class EdgeIndex:
     def upsert(self, points: Sequence[Point]) -> None:
         check(points, self._config.dimension)
         for part in batches(points, BATCH):
-            with self._open() as shard:
+            with self._writable() as shard:
                 shard.update(edge.UpdateOperation.upsert_points([_to_edge(point) for point in part]))
 
     def set_payload(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
         for id_, payload in payloads.items():
             if is_id(id_):
                 only = edge.Filter(must=[edge.HasIdCondition({id_})])  # by filter: an unknown id is no error
-                with self._open() as shard:
+                with self._writable() as shard:
                     shard.update(edge.UpdateOperation.overwrite_payload_by_filter(only, dict(payload)))
 
     def delete(self, ids: Sequence[str]) -> None:
         for part in batches([id_ for id_ in ids if is_id(id_)], BATCH):
-            with self._open() as shard:
+            with self._writable() as shard:
                 shard.update(edge.UpdateOperation.delete_points(list(part)))
 
     def search_dense(self, vector: Vector, k: int, where: Filter | None = None) -> list[Scored]:
@@ -267,6 +276,7 @@ class EdgeIndex:
     def optimize(self, stop: threading.Event | None = None) -> bool:
         if self.count() < GRAPH_FROM:
             return False
+        _see_room(self._name, self._folder, WRITING_BYTES + allocated(self._folder))
         with self._open() as shard:
             shard.flush()
             self._away, self._shard = True, None
@@ -299,9 +309,29 @@ class EdgeIndex:
         with _translated(self._name):
             yield shard
 
+    @contextmanager
+    def _writable(self) -> Iterator[edge.EdgeShard]:
+        with self._open() as shard:
+            _see_room(self._name, self._folder, WRITING_BYTES)
+            yield shard
+
 
 _REMEDY = "`nvr-rag verify --repair` rebuilds it from the corpus log"
-_TRANSIENT = ("No space left", "Too many open files", "Permission denied", "Cannot allocate memory")
+# What the disk or the machine refuses now and may grant later, in the library's words. It is no damage.
+_REFUSED = re.compile(
+    "No space left|StorageFull|quota exceeded|QuotaExceeded|Too many open files|Permission denied|PermissionDenied|"
+    "Read-only file system|ReadOnlyFilesystem|Cannot allocate memory|OutOfMemory"
+)
+
+
+def _see_room(name: str, folder: Path, needed: int) -> None:
+    """Raise StoreUnavailable where the disk is all but full."""
+    left = free(folder)
+    if left < needed:
+        raise StoreUnavailable(
+            f"index {name!r}: {left / 1e6:,.0f} MB are free on the disk of {folder.parent}, and this needs "
+            f"{needed / 1e6:,.0f} MB; nothing is lost: make room there, and it goes on by itself"
+        )
 
 
 def _own(name: str, folder: Path) -> int:
@@ -311,7 +341,7 @@ def _own(name: str, folder: Path) -> int:
     except FileNotFoundError as error:
         raise IndexMissing(f"there is no index {name!r} in {folder.parent}; {_REMEDY}") from error
     except OSError as error:
-        raise StoreError(f"index {name!r} cannot be opened: {error}") from error
+        raise StoreUnavailable(f"index {name!r} cannot be opened: {error}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -331,8 +361,8 @@ def _load(name: str, folder: Path) -> edge.EdgeShard:
             raise
         if "WouldBlock" in text:
             raise StoreBusy(f"index {name!r} is open in another process (or twice in this one)") from error
-        if any(reason in text for reason in _TRANSIENT):
-            raise StoreError(f"index {name!r} cannot be opened: {text}") from error
+        if _REFUSED.search(text):
+            raise StoreUnavailable(f"index {name!r} cannot be opened: {text}") from error
         raise IndexDamaged(f"index {name!r} is damaged ({text}); {_REMEDY}") from error
 
 
@@ -356,6 +386,8 @@ def _translated(name: str) -> Iterator[None]:
             raise _closed(name) from error
         if _is_damage(error):
             raise IndexDamaged(f"index {name!r} is damaged ({error}); {_REMEDY}") from error
+        if _REFUSED.search(str(error)):
+            raise StoreUnavailable(f"index {name!r}: {error}") from error
         raise StoreError(f"index {name!r}: {error}") from error
 
 
@@ -367,7 +399,7 @@ def _is_damage(error: BaseException) -> bool:
     """The library stumbled over its own files: a full disk, or a value that it does not take, is none of them."""
     text = str(error)
     stumbled = type(error).__name__ == "PanicException" or text.startswith("Service runtime error")
-    return stumbled and not any(reason in text for reason in _TRANSIENT)
+    return stumbled and _REFUSED.search(text) is None
 
 
 def _is_edge(error: BaseException) -> bool:

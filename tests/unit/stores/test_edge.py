@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError
+from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError, StoreUnavailable
 from nvr_rag.stores import edge as edge_module
 from nvr_rag.stores.edge import EdgeStore, _translated
 from nvr_rag.testing import Crash
@@ -309,3 +309,46 @@ except StoreBusy:
     again = store.open("main")
     assert again.count() == 4
     again.close()
+
+
+def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would die of a SIGBUS there; see tests/integration/test_faults.py for a disk that really is full."""
+    fill(store)
+    index = store.open("main")
+    left = [edge_module.WRITING_BYTES - 1]
+    monkeypatch.setattr(edge_module, "free", lambda folder: left[0])
+    before = index.count()
+    for write in (
+        lambda: index.upsert([point(1000)]),
+        lambda: index.set_payload({uid(1): {"title": "x"}}),
+        lambda: index.delete([uid(1)]),
+        lambda: store.create("other", CONFIG),
+    ):
+        with pytest.raises(StoreUnavailable, match="make room"):
+            write()
+    assert (index.count(), store.names()) == (before, ["main"])
+    assert index.search_dense(vector(1.0), 1)
+    index.close()
+    index = store.open("main")  # less is enough to be searched
+    index.close()
+    left[0] = edge_module.OPENING_BYTES - 1
+    with pytest.raises(StoreUnavailable, match="make room"):
+        store.open("main")
+    left[0] = edge_module.WRITING_BYTES
+    index = store.open("main")  # the lock was let go
+    index.upsert([point(1000)])
+    assert index.count() == before + 1
+    index.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Service runtime error: WAL flush failed: Can't write WAL: Os { code: 30, kind: ReadOnlyFilesystem }",
+        "Service runtime error: IO Error: Failed to flush segment.json: No space left on device (os error 28)",
+        "Service runtime error: Permission denied (os error 13)",
+    ],
+)
+def test_what_a_disk_refuses_is_no_damage(words: str) -> None:
+    with pytest.raises(StoreUnavailable, match="main"), _translated("main"):
+        raise Exception(words)
