@@ -14,6 +14,7 @@ from nvr_rag.errors import (
     Conflict,
     DatabaseUnavailable,
     EncoderMismatch,
+    IndexDamaged,
     IndexMissing,
     InvalidFilter,
     InvalidInput,
@@ -31,6 +32,7 @@ _BY_TYPE: Mapping[str, type[NvrError]] = {
     "urn:nvr-rag:encoder-mismatch": EncoderMismatch,
     "urn:nvr-rag:index-busy": StoreBusy,
     "urn:nvr-rag:index-missing": IndexMissing,
+    "urn:nvr-rag:index-damaged": IndexDamaged,
     "urn:nvr-rag:database-unavailable": DatabaseUnavailable,
 }
 

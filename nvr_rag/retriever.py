@@ -62,7 +62,8 @@ class Retriever:
         """At most `query.k` hits, best first; ties by chunk id. The serving deployment answers, or the one asked for.
 
         Scores are the side's own in dense (inner product) and lexical (BM25) mode, fused ones in hybrid mode. Raises
-        InvalidInput, InvalidFilter, NotFound (collection), StoreBusy and StoreUnavailable (retry).
+        InvalidInput, InvalidFilter, NotFound (collection), StoreBusy and StoreUnavailable (retry), IndexMissing and
+        IndexDamaged until the index is repaired.
         """
         check_query(query)
         where = parse_filter(query.filter)
@@ -84,7 +85,7 @@ class Retriever:
                 deployment = deployments.serving(connection, query.collection)
             else:
                 deployment = deployments.get(connection, deployment_id)
-            return deployment, indexes.applied_seq(connection, deployment.index_id)
+            return deployment, indexes.answers_at(connection, deployment.index_id)
 
     def _search(self, query: Query, where: Filter | None, deployment: Deployment, since: int) -> SearchResult:
         index = self._open_index(deployment.index_id)
@@ -120,7 +121,7 @@ class Retriever:
             candidates = _search(index, deployment, asked, depth)
             searched = time.perf_counter()
             with self._database.read() as connection:
-                until = indexes.applied_seq(connection, index.info.id)
+                until = indexes.answers_at(connection, index.info.id)
                 moved = until != since and moves < _MOVES
                 shown = [] if moved else _visible(connection, index, candidates, query.k, (since, until), asked.where)
             seconds["search"] += searched - started

@@ -310,6 +310,10 @@ class FaultyStore:
         self.fault = fault
         self.calls: list[str] = []
 
+    @property
+    def shared(self) -> bool:
+        return self.store.shared
+
     def call(self, method: str, work: Callable[[], T]) -> T:
         """Do `work` as a call of `method`, failing where the fault says so."""
         self.calls.append(method)

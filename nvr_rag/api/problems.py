@@ -26,6 +26,8 @@ from nvr_rag.errors import (
     Conflict,
     DatabaseUnavailable,
     EncoderMismatch,
+    IndexDamaged,
+    IndexMismatch,
     IndexMissing,
     InvalidFilter,
     InvalidInput,
@@ -37,6 +39,7 @@ from nvr_rag.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+MENDED_AFTER_SECONDS = 30  # where somebody has to do something first, and can while we run
 _BLANK = "about:blank"
 _MOST_ERRORS = 5  # named in one answer
 _SHOWN = 200  # characters of a name that came from outside
@@ -53,6 +56,7 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     StoreError: (503, "store-unavailable", "The vector store did not answer"),
     StoreBusy: (503, "index-busy", "Another process owns the index"),
     IndexMissing: (503, "index-missing", "The vector store has lost the index"),
+    IndexDamaged: (503, "index-damaged", "The files of the index are damaged"),
     DatabaseUnavailable: (503, "database-unavailable", "The database did not answer"),
 }
 
@@ -105,15 +109,20 @@ async def _of_ours(request: Request, error: Exception) -> Response:
     status, slug, title = kind
     if status >= 500:
         log.warning("%s: %s (request %s)", type(error).__name__, error, request.state.request_id)
-    retry = isinstance(error, NvrError) and error.retry
     return problem(
         status,
         str(error),
         request_id=request.state.request_id,
         kind=(slug, title),
         field=error.field if isinstance(error, InvalidInput) else None,
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if retry else None,
+        headers=_retry_after(error),
     )
+
+
+def _retry_after(error: Exception) -> dict[str, str] | None:
+    if isinstance(error, (IndexMissing, IndexMismatch)):
+        return {"Retry-After": str(MENDED_AFTER_SECONDS)}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, NvrError) and error.retry else None
 
 
 async def _of_router(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nvr_rag import deployments
+from nvr_rag import deployments, indexes
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.errors import NvrError
 from nvr_rag.query_log import QueryLog
@@ -45,6 +45,8 @@ class Readiness:
             return
         for collection, deployment in serving.items():
             try:
-                self._workspace.index(deployment.index_id)
+                with self._workspace.database.read() as connection:
+                    indexes.answers_at(connection, deployment.index_id)
+                self._workspace.index(deployment.index_id).points.get([indexes.NOBODY])
             except NvrError as error:
                 yield f"collection {collection}: {error}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nvr_rag.workspace import Workspace
 
 Report = Callable[[int], None]
+_WRONG = ("missing", "stale", "corrupt", "foreign")
 
 
 def verify(
@@ -79,7 +80,7 @@ def _show(results: list[dict[str, Any]], *, repair: bool) -> None:
     if not results:
         output.say("There are no indexes to verify.")
         return
-    counts = ("checked", "missing", "stale", "foreign")
+    counts = ("checked", *_WRONG)
     rows = [[one["collection"], one["index_id"], *map(one.get, counts), _outcome(one)] for one in results]
     output.table(("collection", "index", *counts, "outcome"), rows)
     for one in results:
@@ -94,5 +95,6 @@ def _outcome(result: dict[str, Any]) -> str:
         return "failed"
     if result.get("rebuilt"):
         return "rebuilt"
-    wrong = result["missing"] + result["stale"] + result["foreign"]
-    return "good" if wrong == 0 else "repaired" if result["repaired"] else "wrong"
+    if result["clean"]:
+        return "repaired" if any(map(result.get, _WRONG)) else "good"
+    return "unfinished" if result["unfinished"] else "wrong"

@@ -239,6 +239,7 @@ class SearchIndex(Base):
     state: Mapped[str] = mapped_column(String(16), default="live")
     created_at: Mapped[datetime] = mapped_column(default=now)
     dropped_at: Mapped[datetime | None]
+    rebuilt_to: Mapped[int | None]  # it was lost with this as head of the log: nothing is answered from it before that
     copied_from: Mapped[int | None]  # the index whose vectors it takes over while it is built: it is its compaction
     # Who brings it up with the log, and until when nobody else may; null where the store itself knows one owner.
     maintainer: Mapped[str | None] = mapped_column(String(36))

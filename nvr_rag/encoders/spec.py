@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nvr_rag.errors import EncoderError
 
 SPEC_FILE = "nvr_encoder.json"
+_SLACK = 0.01  # of a length of 1: half precision makes 0.001
 _JOIN = " > "
 
 
@@ -64,6 +68,12 @@ class EncoderSpec:
         while tail and _size(_JOIN.join((head, *tail))) > self.context_bytes:
             tail = tail[1:]
         return _JOIN.join((head, *tail))
+
+    def fits(self, vector: NDArray[np.float32]) -> bool:
+        """Whether this can be a vector of the encoder: (D,), finite, and of length 1 where it makes them so."""
+        if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
+            return False
+        return not self.normalize or abs(float(np.linalg.norm(vector.astype(np.float64))) - 1.0) < _SLACK
 
     def save(self, directory: Path) -> None:
         """Write the spec beside the weights."""

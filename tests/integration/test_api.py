@@ -16,6 +16,7 @@ from nvr_rag.errors import (
     ChunkingMismatch,
     DatabaseUnavailable,
     EncoderMismatch,
+    IndexDamaged,
     IndexMissing,
     NvrError,
     StoreBusy,
@@ -311,7 +312,8 @@ def test_request_ids(shared_api: Api) -> None:
         (StoreBusy("owned by process 7"), 503, "index-busy", True),
         (DatabaseUnavailable("locked"), 503, "database-unavailable", True),
         (EncoderMismatch("another encoder"), 503, "encoder-mismatch", False),
-        (IndexMissing("run nvr-rag verify --repair"), 503, "index-missing", False),
+        (IndexMissing("run nvr-rag verify --repair"), 503, "index-missing", True),
+        (IndexDamaged("run nvr-rag verify --repair"), 503, "index-damaged", True),
     ],
 )
 def test_errors_of_the_core_become_problems(

@@ -59,7 +59,11 @@ def test_a_lost_index(api: Api) -> None:
         assert reason.startswith("collection default: ")
         assert api.call("POST", "/v1/search", 503, json={"query": "tea"})["type"] == "urn:nvr-rag:index-missing"
         api.workspace.rebuild_if_lost(index_id)
-    assert api.call("GET", "/readyz") == {"status": "ready"}
+        (reason,) = reasons(api)
+        assert "0 of 1 changes" in reason
+    while api.client.get("/readyz").status_code == 503:
+        time.sleep(0.02)
+    assert api.texts("tea") == ["green tea"]
 
 
 def test_not_ready_while_the_encoder_is_being_loaded(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from nvr_rag import chunks, collections, indexing, verification
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, document_id, new_id, sha256_text
-from nvr_rag.stores.base import Point, SparseVector, StoredPoint
+from nvr_rag.stores.base import Point, SparseVector
 from nvr_rag.verification import Verification
 from nvr_rag.writing import Work
 from tests.support import House, document, paragraphs
@@ -24,6 +24,7 @@ def key(text: str, uri: str = "a", occurrence: int = 0) -> str:
 
 
 def counts(found: Verification) -> tuple[int, int, int, int]:
+    assert found.corrupt == 0
     return found.checked, found.missing, found.stale, found.foreign
 
 
@@ -99,7 +100,8 @@ def test_everything_missing_and_everything_foreign(full: House) -> None:
 
 @pytest.mark.parametrize("group", [1, 2, 5, 1000])
 def test_differences_in_groups_of_any_size(full: House, monkeypatch: pytest.MonkeyPatch, group: int) -> None:
-    monkeypatch.setattr(verification, "CHUNKS_A_GROUP", group)
+    monkeypatch.setattr(verification, "_CHUNKS_A_GROUP", group)
+    monkeypatch.setattr(verification, "_IDS_A_PAGE", group)
     full.index.points.delete([key("one"), key("three")])
     repaint(full, key("four", "b"), payload_hash="x")
     full.index.points.upsert([foreign_point(new_id()) for _ in range(4)])
@@ -139,30 +141,43 @@ def test_what_could_not_be_purged_before_is_purged_first(full: House) -> None:
 
 
 def test_memory_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both sides are read a page at a time, in step with each other."""
+    """Neither side is ever held whole: no page has more than its rows, and no transaction outlives its page."""
     house.put(*[document(f"d{i}", "\n\n".join(f"text {i} {j}" for j in range(30))) for i in range(20)])
     house.catch_up()
     monkeypatch.setattr(chunks, "_PAGE", 10)
-    read = {"log": 0, "store": 0}
+    monkeypatch.setattr(verification, "_IDS_A_PAGE", 10)
     widest = 0
+    counted = house.index.points.read
 
-    def counted(side: str, items: Iterator[Any]) -> Iterator[Any]:
+    def read(ids: Sequence[str]) -> dict[str, Point]:
         nonlocal widest
-        for item in items:
-            read[side] += 1
-            widest = max(widest, abs(read["log"] - read["store"]))
-            yield item
+        widest = max(widest, len(ids))
+        assert not house.database.engine.pool.checkedout()  # type: ignore[attr-defined]
+        return counted(ids)
 
-    log, scan = chunks.all_chunks, house.index.points.scan
-
-    def counted_scan() -> Iterator[StoredPoint]:
-        return counted("store", scan(batch=10))
-
-    monkeypatch.setattr(chunks, "all_chunks", lambda *args: counted("log", log(*args)))
-    monkeypatch.setattr(house.index.points, "scan", counted_scan)
+    monkeypatch.setattr(house.index.points, "read", read)
     assert counts(house.verify()) == (600, 0, 0, 0)
-    assert read == {"log": 600, "store": 600}
-    assert widest == 1
+    assert widest == 10
+
+
+def test_the_pages_of_the_log_have_every_chunk_once_whatever_their_size(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.put(*[document(f"d{i}", "\n\n".join(f"text {i} {j}" for j in range(i % 7))) for i in range(40)])
+    house.put(document("d3", "text 3 1\n\nanother"), document("d9", ""))
+    house.delete("d5", "d6")
+    house.catch_up()
+    wanted = {(f"text {i} {j}") for i in range(40) for j in range(i % 7) if i not in (3, 5, 6, 9)}
+    for size in (1, 2, 3, 7, 1000):
+        monkeypatch.setattr(chunks, "_PAGE", size)
+        place: chunks.Place | None = chunks.BEGINNING
+        seen: list[str] = []
+        while place is not None:
+            with house.database.read() as connection:
+                page, place = chunks.next_chunks(connection, 1, house.row.chunking_id, house.row.applied_seq, place)
+            assert len(page) <= size
+            seen += [chunk.text for chunk in page]
+        assert sorted(seen) == sorted([*wanted, "text 3 1", "another"])
 
 
 def test_progress_is_told(house: House) -> None:

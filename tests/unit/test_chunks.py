@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from nvr_rag import chunks, collections
 from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.db import tables as t
+from nvr_rag.db.session import bytewise
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.types import ChunkDraft, TextFormat
@@ -138,6 +142,41 @@ def test_thousands_of_chunks_come_in_order(house: House) -> None:
     expected = [key(text) for text in texts] + [key("x", document=document_id("default", "b"))]
     assert ids == sorted(expected)
     assert alone == []
+
+
+def test_ids_are_sorted_as_python_sorts_them_whatever_the_language_of_the_database() -> None:
+    """In Danish "aa" comes after "z"."""
+    statement = select(t.Chunk.id).order_by(bytewise(_Speaks("postgresql"), t.Chunk.id))  # type: ignore[arg-type]
+    assert str(statement.compile(dialect=postgresql.dialect())).endswith('ORDER BY chunk.id COLLATE "C"')
+    statement = select(t.Chunk.id).order_by(bytewise(_Speaks("sqlite"), t.Chunk.id))  # type: ignore[arg-type]
+    assert str(statement).endswith("ORDER BY chunk.id")  # bytes there already
+
+
+class _Speaks:
+    def __init__(self, name: str) -> None:
+        self.dialect = postgresql.dialect() if name == "postgresql" else sqlite.dialect()
+
+
+def test_memory_is_bounded_where_every_chunk_is_streamed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are fetched a page at a time, by a cursor in the server where there is one."""
+    with house.database.read() as connection:
+        language = connection.dialect.name
+    for i in range(20):
+        house.put(document(f"d{i}", "any"))
+        cut(house, f"d{i}", i + 1, *[f"{i} {j} " + 2000 * "x" for j in range(100)])
+    monkeypatch.setattr(chunks, "_PAGE", 50)
+    cursors = set()
+    event.listen(
+        house.database.engine, "after_cursor_execute", lambda _c, cursor, *_: cursors.add(type(cursor).__name__)
+    )
+    with house.database.read() as connection:
+        tracemalloc.start()
+        seen = sum(1 for _ in chunks.all_chunks(connection, 1, 1, 20))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert seen == 2000
+    assert peak < 1_000_000  # of 4 MB of text
+    assert language == "sqlite" or "ServerCursor" in cursors
 
 
 def test_what_is_stale_is_what_may_be_there_and_is_not_shown(house: House) -> None:

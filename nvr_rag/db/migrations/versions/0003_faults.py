@@ -39,6 +39,8 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("cancel_at", UtcDateTime(), nullable=True))
     op.add_column("job", sa.Column("finished_at", UtcDateTime(), nullable=True))
     op.add_column("job", sa.Column("failures", sa.JSON(), server_default=sa.text("'[]'"), nullable=False))
+    op.add_column("process", sa.Column("job_kinds", sa.JSON(), nullable=True))
+    op.add_column("search_index", sa.Column("rebuilt_to", sa.Integer(), nullable=True))
     op.add_column("search_index", sa.Column("copied_from", sa.Integer(), nullable=True))
     op.add_column("search_index", sa.Column("maintainer", sa.String(length=36), nullable=True))
     op.add_column("search_index", sa.Column("maintained_until", UtcDateTime(), nullable=True))
