@@ -222,9 +222,10 @@ class Rest:
         limit = 10 if request.limit is None else request.limit
         self._check_read(name, limit, request.filter)
         self._check_params(name, request.params)
+        query: Any = request.query
         return self._local.query_points(
             name,
-            query=request.query,
+            query=query,
             using=request.using,
             prefetch=request.prefetch,
             query_filter=request.filter,
