@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -38,10 +38,10 @@ class QdrantSettings(BaseModel):
     was made with, also when it is rebuilt.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+(/[^\s@]*)?$")
-    """Such as http://localhost:6333, without a user name or a key; https:// for TLS."""
+    """Such as http://localhost:6333, without a user name or a key; https:// for TLS. Port 6333 unless it names one."""
     api_key: SecretStr | None = None
     """Sent with every request."""
     ca_file: Path | None = None
@@ -86,9 +86,27 @@ class QdrantSettings(BaseModel):
     """The same for the filterable fields; those with an index are in memory anyhow."""
     hnsw_on_disk: bool = False
     """The same for the HNSW graph."""
-    metadata_indexes: dict[str, Literal["keyword", "number", "boolean", "tenant"]] = {}
+    metadata_indexes: dict[
+        Annotated[str, Field(pattern=r"^[\w-]+(\.[\w-]+)*$")], Literal["keyword", "number", "boolean", "tenant"]
+    ] = {}
     """Metadata fields that filters may use under strict mode, and fast: {"year": "number", "team": "keyword"}. "tenant"
     is a keyword by which nearly every search is filtered; without one, it is the permissions."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        """What does not would be quoted in the error of the request that it spoils."""
+        if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+            raise ValueError("has characters that no key has; look for a line break at its end")
+        return key
+
+    @field_validator("metadata_indexes")
+    @classmethod
+    def _without_metadata(cls, indexes: dict[str, str]) -> dict[str, str]:
+        for field in indexes:
+            if field.startswith("metadata."):
+                raise ValueError(f"name the field {field.removeprefix('metadata.')}, without metadata.")
+        return indexes
 
 
 class ApiSettings(BaseModel):
@@ -134,6 +152,33 @@ class TrainingSettings(BaseModel):
     """Mean gain in nDCG@10 that a candidate must reliably exceed."""
 
 
+class RetentionSettings(BaseModel):
+    """How long things are kept that nothing needs any more; empty or "none" = for ever. What answers, what is built and
+    what can be gone back to is never among them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    previous_days: float | None = Field(default=30, ge=0)
+    """How long deployments that have served stay ready to be gone back to; the last one of a collection always is."""
+    encoder_days: float | None = Field(default=90, ge=0)
+    """How long the files of an encoder version stay that no index and no fine-tuning needs any more."""
+    run_days: float | None = Field(default=90, ge=0)
+    """How long the folder and the report of a finished lap stay."""
+    run_count: int = Field(default=10, ge=1)
+    """So many of the newest laps stay, however old they are."""
+    job_days: float | None = Field(default=30, ge=0)
+    """How long a job that has ended is remembered."""
+    version_days: float | None = Field(default=30, ge=0)
+    """How long the text of a version stays that another one has replaced, or whose document was deleted."""
+    query_days: float | None = Field(default=None, ge=0)
+    """How long a query stays in the log on which nobody has given feedback."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _for_ever(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+
 class Settings(BaseSettings):
     """Everything that a process of nvr-rag can be told."""
 
@@ -153,6 +198,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     ingest: IngestSettings = IngestSettings()
     training: TrainingSettings = TrainingSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @classmethod
     def settings_customise_sources(
