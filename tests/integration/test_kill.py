@@ -83,6 +83,7 @@ def test_a_text_says_which_version_it_is_of() -> None:
     assert version_of([]) == ABSENT
 
 
+@pytest.mark.timeout(900)  # half a minute on an idle core
 @pytest.mark.parametrize("database", engines.ENGINES)
 def test_ten_kills_cost_nothing(tmp_path: Path, database: str) -> None:
     with Nursery() as nursery:

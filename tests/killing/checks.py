@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from random import Random
 
 import httpx
 
 from tests.killing.life import DEFAULT, Life, Refused, documents_in
-from tests.killing.oracle import ABSENT, Fault, Oracle, Version, name_of
+from tests.killing.oracle import ABSENT, Fault, Version, name_of
 from tests.killing.processes import Stuck
 from tests.killing.sending import number_of
 
@@ -20,22 +21,23 @@ Found = dict[str, Version]  # by URI
 
 _MODES = ("lexical", "dense")
 _BEGUN = 5  # documents with which a life can go on to other operations than its first ingest
+_OTHERS = 8  # documents a round that it has not touched, and that are asked for by their word all the same
 _K = 50  # more than one document has paragraphs
 
 
-def check(life: Life) -> tuple[list[Fault], str]:
+def check(life: Life, rng: Random) -> tuple[list[Fault], str]:
     """Everything that is wrong, and what verifying came to: "clean", "mended" or "failed"."""
     faults: list[Fault] = []
     try:
         faults += _at_once(life)
         life.finish_jobs()
-        found, wrong = _documents(life)
+        found, wrong = _documents(life, rng)
         faults += [*wrong, *_serving(life), *_feedback(life)]
         verified, words = _verify(life)
         if verified == "failed":
             faults.append(Fault(kind="other", about="verify", words=words))
         if verified == "mended":
-            found, wrong = _documents(life)
+            found, wrong = _documents(life, rng)
             faults += wrong
         _settle(life, found)
     except (Refused, Stuck, httpx.HTTPError) as error:
@@ -54,22 +56,25 @@ def _at_once(life: Life) -> list[Fault]:
     return faults
 
 
-def _documents(life: Life) -> tuple[dict[str, Found], list[Fault]]:
+def _documents(life: Life, rng: Random) -> tuple[dict[str, Found], list[Fault]]:
     """What every collection holds once its indexes have caught up, and what is wrong with it."""
     found: dict[str, Found] = {}
     faults: list[Fault] = []
     for collection, oracle in life.oracles.items():
-        found[collection], wrong = _in_collection(life, collection, oracle) if life.has(collection) else ({}, [])
+        found[collection], wrong = _in_collection(life, rng, collection) if life.has(collection) else ({}, [])
         faults += [*oracle.judge(found[collection]), *wrong]
     return found, faults
 
 
-def _in_collection(life: Life, collection: str, oracle: Oracle) -> tuple[Found, list[Fault]]:
-    """Every document by a search for all of them, and by the word that only it has; where the ways differ."""
+def _in_collection(life: Life, rng: Random, collection: str) -> tuple[Found, list[Fault]]:
+    """All documents by a search for all of them; those of this round, and some others, by the word that only they
+    have. With them, where the ways differ."""
+    oracle = life.oracles[collection]
     life.catch_up(collection)
     found, dense = life.found("lexical", collection), life.found("dense", collection)
     faults = [] if dense == found else oracle.judge(dense) or [_other(collection, f"lexical {found}, dense {dense}")]
-    for uri in oracle.uris():
+    others = sorted({*oracle.uris()} - oracle.touched)
+    for uri in [*sorted(oracle.touched), *rng.sample(others, min(_OTHERS, len(others)))]:
         faults += _by_its_word(life, collection, uri, found.get(uri, ABSENT))
     return found, faults
 

@@ -17,7 +17,7 @@ from tests.killing.processes import PATIENCE_SECONDS, Child, Nursery, Stuck
 
 DEFAULT = "default"
 SERVE = "nvr-rag serve"  # the name of a server's process
-_POLL_SECONDS = 0.005
+_POLL_SECONDS, _PAUSE_SECONDS = 0.005, 0.05  # between two looks at a file, and at a server
 _MANY = 1000  # hits: more than a life has chunks
 
 
@@ -30,7 +30,8 @@ class Server:
 
     def __init__(self, child: Child, url: str) -> None:
         self.child, self.url = child, url
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False)
+        # It is no https, and reading the certificates would take longer than the server needs to start.
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False, verify=False)
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The answer to a request. Raises Refused unless it is a 2xx, httpx.TransportError when nobody answers."""
@@ -127,7 +128,7 @@ class Life:
         while lags := self._lags(collection):
             if time.monotonic() > until:
                 raise Stuck(f"indexes of {collection} do not catch up: {lags}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
 
     def _lags(self, collection: str) -> list[Mapping[str, Any]]:
         detail = self.serve().call("GET", f"/v1/collections/{collection}")
@@ -141,7 +142,7 @@ class Life:
             while jobs := look("SELECT id, kind, state FROM job WHERE state IN ('queued', 'running')"):
                 if time.monotonic() > until:
                     raise Stuck(f"jobs do not end: {jobs}")
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_PAUSE_SECONDS)
 
     def deployments(self, collection: str = DEFAULT) -> dict[int, str]:
         """The state of each deployment, by plain SQL."""

@@ -77,12 +77,14 @@ class Oracle:
     def __init__(self) -> None:
         self._documents: dict[str, _Expected] = {}
         self._history: dict[str, list[Version]] = {}
+        self.touched: set[str] = set()  # URIs that were sent with something else than they had, since it was settled
         self._together: list[dict[str, Version]] = []  # what one request sends is stored together, or not at all
 
     def maybe(self, versions: Mapping[str, Version], *, together: bool = False) -> None:
         """These versions were sent: from now on they may be there."""
         for uri, version in versions.items():
             expected = self._documents.setdefault(uri, _Expected())
+            self.touched |= {uri} if expected.allowed != {version} else set()
             expected.allowed.add(version)
             expected.lagging.add(version)
             if version and version not in (known := self._history.setdefault(uri, [])):
@@ -104,6 +106,7 @@ class Oracle:
             expected.allowed = {found.get(uri, ABSENT)}
             expected.lagging = {found.get(uri, ABSENT)}
         self._together.clear()
+        self.touched.clear()
 
     def allowed(self, uri: str) -> set[Version]:
         """What a URI may hold once the index has caught up."""

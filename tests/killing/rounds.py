@@ -104,7 +104,7 @@ def play(life: Life, rng: Random, pace: Pace, operation: Operation, *, place: tu
             if again:
                 _start_and_kill(life, rng)
             restart = _restart(life)
-        found, verified = check(life)
+        found, verified = check(life, rng)
         faults += found
         faults += _tracebacks(life)
     except (Stuck, Refused, httpx.HTTPError) as error:
