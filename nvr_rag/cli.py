@@ -23,12 +23,14 @@ from typer.main import get_group
 
 from nvr_rag import __version__, output
 from nvr_rag.commands import (
+    backup,
     collections,
     deploy,
     documents,
     index,
     jobs,
     models,
+    prune,
     search,
     serve,
     status,
@@ -88,8 +90,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("backup")(backup.backup)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_file)
+app.command("restore")(backup.restore)
+app.command("prune")(prune.prune)
 app.command("search")(search.search)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)

@@ -47,6 +47,12 @@ def revision(database: Database) -> str | None:
         return _current(connection)
 
 
+def revisions() -> list[str]:
+    """The revisions that this release knows, its own last."""
+    scripts = ScriptDirectory.from_config(_config())
+    return [script.revision for script in scripts.walk_revisions()][::-1]
+
+
 def _current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 

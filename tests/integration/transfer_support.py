@@ -78,7 +78,7 @@ def some_document(draw: random.Random, uri: str) -> NewDocument:
     )
 
 
-def fill(workspace: Workspace, name: str, seed: int, count: int = 40) -> None:
+def fill(workspace: Workspace, name: str, seed: int, count: int = 16) -> None:
     """Documents that were added, edited, deleted, brought back and that failed before and after; indexed in between;
     with judgments and feedback about the chunks of then and now."""
     draw, database = random.Random(seed), workspace.database
@@ -117,7 +117,7 @@ def say(workspace: Workspace, name: str, draw: random.Random) -> None:
         found = found.join(t.Document, t.Document.id == t.Chunk.document_id)
         found = found.join(t.Collection, t.Collection.id == t.Document.collection_id).where(t.Collection.name == name)
         rows = connection.execute(found.order_by(t.Chunk.id)).all()
-    for row in draw.sample(rows, 6):
+    for row in draw.sample(rows, 4):
         query = text(draw, 20)
         said = {"origin": "desk", "query": query, "query_key": sha256_text(query), "grade": draw.randint(0, 3)}
         about = {"document_id": row.document_id, "chunk_id": draw.choice(["", row.id]), "created_at": t.now()}
