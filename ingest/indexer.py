@@ -1,4 +1,4 @@
-"""The indexer: keeps the indexes that this process can own up with the log, and does the jobs that need their owner.
+"""The indexer: keeps the indexes that this process can own up with the log.
 
 Rounds over all live indexes; an index that another process owns is that process's business. It knows no files.
 """
@@ -6,36 +6,43 @@ Rounds over all live indexes; an index that another process owns is that process
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from ingest.chunking import chunk
-from nvr_rag import indexes, indexing, jobs, verification
-from nvr_rag.errors import NotFound, NvrError, StoreBusy
-from nvr_rag.ids import new_id
+from nvr_rag import indexes, indexing
+from nvr_rag.errors import Maintained, NotFound, NvrError, StoreBusy
+from nvr_rag.tidying import Tidier
 from nvr_rag.upkeep import Lag, lags
 from nvr_rag.workspace import Workspace
-
-JOB_KINDS = ("verify",)
 
 
 class Indexer:
     """One process's indexer. `step` does everything that is to do now; call it again and again."""
 
-    def __init__(self, workspace: Workspace, stop: threading.Event | None = None) -> None:
-        self._workspace = workspace
+    def __init__(
+        self,
+        workspace: Workspace,
+        stop: threading.Event | None = None,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_progress` is called while a step takes long, whenever a part of it is done."""
+        self._workspace, self._on_progress = workspace, on_progress
         self._stop = stop or threading.Event()
-        self._worker = new_id()
+        self._tidier = Tidier(workspace, self._stop)
         self.problems: dict[int, str] = {}  # by index id: why it cannot be kept up, in words
         self._serving: set[int] = set()  # ids of the indexes that searches are answered from
 
     def step(self) -> bool:
-        """Drop what retired, catch up what lags, do one job; True when anything was done."""
+        """Drop what retired, catch up what lags, tidy up when that is all; True when anything else was done."""
         dropped = self._drop_retired()
         found = lags(self._workspace)
         self._serving = {lag.index.id for lag in found if lag.serves}
         moved = [self._follow(lag) for lag in found]
-        return any([dropped, *moved, self._do_job()])
+        busy = any([dropped, *moved])
+        if not busy:
+            self._tidier.step()
+        return busy
 
     @property
     def alarms(self) -> list[str]:
@@ -47,19 +54,31 @@ class Indexer:
             return False
         try:
             index = self._workspace.index(lag.index.id)
-            if not lag.serves and index.maintenance.locked():
-                return False  # a lap in this process builds it: what serves must not wait behind that
+            if index.maintenance.locked():
+                return False  # a lap or a job in this process is at it: the other indexes must not wait behind that
             # One that is being built takes a round at a time, so that what serves is never kept waiting.
             rounds = None if lag.serves else 1
-            indexing.catch_up(self._workspace.database, index, chunk, stop=self._stop, rounds=rounds)
+            indexing.catch_up(
+                self._workspace.database,
+                index,
+                chunk,
+                report=lambda _progress: self._goes_on(lag.index.id),
+                stop=self._stop,
+                rounds=rounds,
+            )
             self.problems.pop(lag.index.id, None)
-        except NotFound:  # its collection was deleted meanwhile
+        except (NotFound, Maintained):  # its collection was deleted meanwhile, or somebody else is at it
             self.problems.pop(lag.index.id, None)
             return False
         except NvrError as error:
             self.problems[lag.index.id] = str(error)
             return False
         return not lag.caught_up
+
+    def _goes_on(self, index_id: int) -> None:
+        """What was wrong is over, although there may be much left to do, and more every moment."""
+        self.problems.pop(index_id, None)
+        self._on_progress()
 
     def _drop_retired(self) -> bool:
         with self._workspace.database.read() as connection:
@@ -74,31 +93,3 @@ class Indexer:
             except StoreBusy:
                 continue
         return dropped
-
-    def _do_job(self) -> bool:
-        database = self._workspace.database
-        job = jobs.claim(database, self._worker, JOB_KINDS)
-        if job is None:
-            return False
-        beat = _Heartbeat(lambda checked: jobs.heartbeat(database, job.id, self._worker, {"checked": checked}))
-        try:
-            index_id, repair = int(job.payload["index_id"]), bool(job.payload.get("repair"))
-            found = verification.verify_or_rebuild(self._workspace, index_id, chunk, repair=repair, report=beat)
-        except (NvrError, KeyError, TypeError, ValueError) as error:
-            jobs.finish(database, job.id, self._worker, result=None, error=str(error))
-        else:
-            jobs.finish(database, job.id, self._worker, result=found.as_json(), error=None)
-        return True
-
-
-class _Heartbeat:
-    """Passes on what it is told, but not more often than every few seconds."""
-
-    def __init__(self, tell: Callable[[int], object]) -> None:
-        self._tell = tell
-        self._last = time.monotonic()
-
-    def __call__(self, checked: int) -> None:
-        if time.monotonic() - self._last > 5:
-            self._last = time.monotonic()
-            self._tell(checked)

@@ -1,67 +1,71 @@
-"""The indexer as a part of a server: a thread that follows the log from start to stop."""
+"""The indexer as a part of a server or a worker: a thread that follows the log from start to stop, and one for jobs.
+
+They are two so that no index waits for its documents while another one is verified.
+"""
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ingest.indexer import JOB_KINDS, Indexer
-from nvr_rag.errors import NvrError
+from ingest.handlers import HANDLERS
+from ingest.indexer import Indexer
+from nvr_rag.patience import Patience
+from nvr_rag.working import JobLoop
 from nvr_rag.workspace import Workspace
 
 POLL_SECONDS = 0.2
-BACK_OFF_SECONDS = 2.0
+BACK_OFF_SECONDS = 2.0  # while there are indexes that cannot be kept up
 STOP_SECONDS = 30.0
-
-log = logging.getLogger(__name__)
 
 
 class IndexerService:
-    """Runs an indexer beside the API; see nvr_rag.services."""
+    """Keeps indexes up with the log, and does the jobs of their owner; see nvr_rag.services."""
 
     name = "indexer"
-    job_kinds: Sequence[str] = JOB_KINDS
+    work = "index"
 
     def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._indexer: Indexer | None = None
-        self._error: str | None = None
+        self._patience = Patience("the indexer")
+        self._jobs = JobLoop("indexer's job thread", HANDLERS)
+
+    @property
+    def job_kinds(self) -> Sequence[str]:
+        return self._jobs.job_kinds
+
+    def check(self, workspace: Workspace, kind: str, payload: Mapping[str, Any]) -> None:
+        """What can be wrong with these jobs is seen when they are done."""
 
     def start(self, workspace: Workspace) -> None:
-        self._indexer = Indexer(workspace, self._stop)
+        self._indexer = Indexer(workspace, self._stop, on_progress=self._patience.succeeded)
         self._thread = threading.Thread(target=self._run, args=(self._indexer,), name="indexer", daemon=True)
         self._thread.start()
+        self._jobs.start(workspace)
 
     def stop(self) -> None:
         self._stop.set()
+        self._jobs.stop()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
     def problem(self) -> str | None:
         if self._thread is None or not self._thread.is_alive():
             return "the indexer is not running"
-        if self._error is not None:
-            return f"the indexer failed and tries again: {self._error}"
-        return "; ".join(self._indexer.alarms if self._indexer else ()) or None
+        if self._patience.trouble is not None:
+            return f"the indexer failed and tries again: {self._patience.trouble}"
+        return "; ".join(self._indexer.alarms if self._indexer else ()) or self._jobs.problem()
 
     def _run(self, indexer: Indexer) -> None:
         while not self._stop.is_set():
             try:
                 busy = indexer.step()
-                self._error = None
-            except NvrError as error:
-                self._fail(error, str(error))
             except Exception as error:  # the thread must outlive what nobody has foreseen; readiness tells of it
-                log.exception("the indexer failed")
-                self._fail(error, type(error).__name__)
-            else:
-                if not busy:
-                    self._stop.wait(POLL_SECONDS if not indexer.problems else BACK_OFF_SECONDS)
-
-    def _fail(self, error: Exception, words: str) -> None:
-        if words != self._error:
-            log.warning("the indexer failed and tries again: %s", error)
-        self._error = words
-        self._stop.wait(BACK_OFF_SECONDS)
+                self._stop.wait(self._patience.failed(error))
+                continue
+            self._patience.succeeded()
+            if not busy:
+                self._stop.wait(POLL_SECONDS if not indexer.problems else BACK_OFF_SECONDS)

@@ -1,182 +1,323 @@
-"""Work that one process asks another to do, through the database. At least once: a dead worker's job is taken over."""
+"""Work that one process asks another to do, through the database. At least once: a dead worker's job is taken over.
+
+What is asked for, and what has become of it, enters and leaves; who does it, and how, is nvr_rag.working's business. A
+worker keeps the lease of its job by heartbeats, and learns from them that it has lost it, or is to stop. All moments
+are those of the one clock of nvr_rag.db.clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Select, insert, or_, select, true, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, true, update
 
-from nvr_rag import collections
+from nvr_rag import collections, retries
+from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
-from nvr_rag.errors import Conflict, NotFound
+from nvr_rag.errors import Conflict
+from nvr_rag.job_rows import COLUMNS, ENDED, about, as_job, one, read
+from nvr_rag.job_rows import Job as Job
+from nvr_rag.job_rows import Status as Status
+from nvr_rag.retries import RetryDecision
+from nvr_rag.storable import storable
 
 LEASE_SECONDS = 60.0
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = retries.JOBS.attempts  # after which a job whose worker dies is not taken over any more
+MAX_FAILURES = 10  # remembered of a job
+MAX_WORDS = 2000  # characters of an error that are kept
+CANCELLED = "cancelled"
+DIED = "its worker died"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """A job as it stands."""
+class Hold(Enum):
+    """What a heartbeat tells a worker of its job."""
 
-    id: int
-    kind: str
-    payload: Mapping[str, Any]
-    state: str  # see the table job
-    attempts: int
-    progress: Mapping[str, Any]
-    result: Mapping[str, Any] | None
-    error: str | None
-    created_at: datetime
-    lease_until: datetime | None  # of a job that is running
-
-    @property
-    def lapsed(self) -> bool:
-        """Its worker has died, or is out of reach."""
-        return self.lease_until is not None and self.lease_until < t.now()
-
-    @property
-    def finished(self) -> bool:
-        return self.state in ("done", "failed")
+    MINE = "goes on"
+    LOST = "was taken away, or has ended"  # whatever is still written about it changes nothing
+    CANCEL = "is to stop"  # somebody has cancelled it
 
 
-def enqueue(database: Database, kind: str, payload: Mapping[str, Any]) -> int:
-    """Ask for a job; returns its id."""
+def enqueue(database: Database, kind: str, payload: Mapping[str, Any], *, due_at: datetime | None = None) -> int:
+    """Ask for a job, to be done at once or not before `due_at`; returns its id."""
     with database.write() as connection:
-        row = connection.execute(insert(t.Job).values(kind=kind, payload=dict(payload)).returning(t.Job.id))
-        return int(row.scalar_one())
+        return add(connection, kind, payload, due_at=due_at)
+
+
+def add(connection: Connection, kind: str, payload: Mapping[str, Any], *, due_at: datetime | None = None) -> int:
+    """The same inside a transaction: the job is there if and only if that commits."""
+    values = {"kind": kind, "payload": dict(payload), "due_at": due_at}
+    return int(connection.execute(insert(t.Job).values(**values).returning(t.Job.id)).scalar_one())
 
 
 def enqueue_alone(database: Database, kind: str, collection: str, payload: Mapping[str, Any]) -> int:
     """Ask for a job of which a collection has one at a time; returns its id. Raises Conflict while there is one."""
     with database.write() as connection:
         collections.find(connection, collection, lock=True)  # two who ask at once, ask one after the other
-        there = [job for job in _of_collection(connection, kind, collection) if not job.finished]
-        if there:
-            raise Conflict(
-                f"the collection {collection!r} has a job of this kind already: {kind} job {there[0].id} is "
-                f"{there[0].state}; wait until it has finished (nvr-rag status shows how far it is)"
-            )
-        values = {"kind": kind, "payload": {**payload, "collection": collection}}
-        return int(connection.execute(insert(t.Job).values(**values).returning(t.Job.id)).scalar_one())
-
-
-def of_collection(database: Database, kind: str, collection: str) -> list[Job]:
-    """The jobs of a kind of which a collection has one at a time, oldest first."""
-    with database.read() as connection:
-        return _of_collection(connection, kind, collection)
-
-
-def requeue(database: Database, job_id: int) -> bool:
-    """Let somebody try again: a job that has failed, or one whose worker is known to have died. False for any other."""
-    j = t.Job
-    with database.write() as connection:
-        done = connection.execute(
-            update(j)
-            .where(j.id == job_id, j.state.in_(("failed", "running")))
-            .values(state="queued", lease_until=None, worker=None, attempts=0, error=None)
-        )
-        return done.rowcount == 1
-
-
-def release(database: Database, job_id: int, worker: str) -> bool:
-    """Put a job back that this worker does not finish, no death of it; False when it was taken away meanwhile."""
-    values = {"state": "queued", "lease_until": None, "worker": None, "attempts": t.Job.attempts - 1}
-    return _update(database, job_id, worker, values)
+        _check_alone(connection, kind, collection)
+        return add(connection, kind, {**payload, "collection": collection})
 
 
 def get(database: Database, job_id: int) -> Job:
     """One job. Raises NotFound."""
     with database.read() as connection:
-        row = connection.execute(_jobs().where(t.Job.id == job_id)).first()
-    if row is None:
-        raise NotFound(f"no job {job_id}")
-    return Job(**row._mapping)
+        return one(connection, select(*COLUMNS), job_id)
 
 
 def unfinished(database: Database) -> list[Job]:
     """Jobs that wait or run, oldest first."""
     with database.read() as connection:
-        rows = connection.execute(_jobs().where(t.Job.state.in_(("queued", "running"))).order_by(t.Job.id))
-        return [Job(**row._mapping) for row in rows]
+        return read(connection, select(*COLUMNS).where(t.Job.state.not_in(ENDED)).order_by(t.Job.id))
 
 
-def claim(database: Database, worker: str, kinds: Sequence[str], *, job_id: int | None = None) -> Job | None:
-    """Take the oldest job that is waiting, or whose worker has died, or only `job_id`; None when there is none.
+def of_collection(database: Database, kind: str, collection: str) -> list[Job]:
+    """The jobs of a kind that are about a collection, oldest first."""
+    with database.read() as connection:
+        return read(connection, about(kind, collection).order_by(t.Job.id))
 
-    A job that has killed its worker MAX_ATTEMPTS times is failed instead of being tried again.
-    """
+
+def listed(
+    database: Database,
+    *,
+    kind: str | None = None,
+    status: Status | None = None,
+    collection: str | None = None,
+    limit: int = 50,
+) -> list[Job]:
+    """At most `limit` jobs, newest first; of one kind, status or collection where that is given."""
     j = t.Job
-    mine = true() if job_id is None else j.id == job_id
-    ready = mine & j.kind.in_(kinds) & or_(j.state == "queued", (j.state == "running") & (j.lease_until < t.now()))
+    statement = select(*COLUMNS).order_by(j.id.desc()).limit(limit)
+    if kind is not None:
+        statement = statement.where(j.kind == kind)
+    if collection is not None:
+        statement = statement.where(j.payload["collection"].as_string() == collection)
+    if status in (Status.CANCELLING, Status.CANCELLED):
+        state = "running" if status is Status.CANCELLING else "failed"
+        statement = statement.where(j.state == state, j.cancel_at.is_not(None))
+    elif status is not None:
+        statement = statement.where(j.state == status.value)
+        if status in (Status.RUNNING, Status.FAILED):
+            statement = statement.where(j.cancel_at.is_(None))
+    with database.read() as connection:
+        return read(connection, statement)
+
+
+def claim(
+    database: Database, worker: str, kinds: Sequence[str], *, job_id: int | None = None, skip: Collection[int] = ()
+) -> Job | None:
+    """Take the oldest job that is due, or whose worker has died, but none of `skip`; None when there is none.
+
+    With `job_id` only that one, due or not. A job whose worker has died in its last attempt, or after it was cancelled,
+    is ended instead of being tried again. Workers on PostgreSQL pass over what another one is just taking.
+    """
     with database.read() as connection:  # idle workers ask often, and must not stand in the way of writers
-        if connection.scalar(select(j.id).where(ready).limit(1)) is None:
+        ready = _ready(clock.now(connection), kinds, job_id, skip)
+        if connection.scalar(select(t.Job.id).where(ready).limit(1)) is None:
             return None
     with database.write() as connection:
-        connection.execute(
-            update(j)
-            .where(j.state == "running", j.lease_until < t.now(), j.attempts >= MAX_ATTEMPTS)
-            .values(state="failed", lease_until=None, error=f"its worker died {MAX_ATTEMPTS} times")
-        )
-        found = connection.scalar(select(j.id).where(ready).order_by(j.id).limit(1).with_for_update(skip_locked=True))
-        if found is None:
-            return None
-        connection.execute(
-            update(j)
-            .where(j.id == found)
-            .values(state="running", worker=worker, attempts=j.attempts + 1, lease_until=_lease())
-        )
-    return get(database, found)
+        moment = clock.now(connection)
+        ready = _ready(moment, kinds, job_id, skip)
+        oldest = select(*COLUMNS).where(ready).order_by(t.Job.id).limit(1).with_for_update(skip_locked=True)
+        while found := read(connection, oldest):
+            taken = _take(connection, found[0], worker, moment)
+            if taken is not None:
+                return taken
+        return None
 
 
 def heartbeat(
     database: Database, job_id: int, worker: str, progress: Mapping[str, Any] | None = None, *, advanced: bool = False
-) -> bool:
-    """Extend the lease and tell how far it is; False when the job was taken away meanwhile.
+) -> Hold:
+    """Extend the lease, tell how far it is, and learn whether to go on.
 
-    `advanced`: something that need not be done again is done, so workers that died before it no longer count.
+    `advanced`: something that need not be done again is done, so attempts that ended before it no longer count.
     """
-    values: dict[str, Any] = {"lease_until": _lease()}
-    if progress is not None:
-        values["progress"] = dict(progress)
+    j = t.Job
+    values: dict[str, Any] = {} if progress is None else {"progress": dict(progress)}
     if advanced:
         values["attempts"] = 1
-    return _update(database, job_id, worker, values)
+    with database.write(durable=False) as connection:
+        values["lease_until"] = clock.now(connection) + timedelta(seconds=LEASE_SECONDS)
+        row = connection.execute(
+            update(j).where(*_held(job_id, worker)).values(**values).returning(j.cancel_at)
+        ).first()
+    if row is None:
+        return Hold.LOST
+    return Hold.MINE if row.cancel_at is None else Hold.CANCEL
 
 
 def finish(
     database: Database, job_id: int, worker: str, *, result: Mapping[str, Any] | None, error: str | None
 ) -> bool:
     """End a job, well (result) or not (error); False when it was taken away meanwhile."""
-    state = "failed" if error else "done"
-    values = {"state": state, "lease_until": None, "result": dict(result) if result else None, "error": error}
-    return _update(database, job_id, worker, values)
-
-
-def _update(database: Database, job_id: int, worker: str, values: Mapping[str, Any]) -> bool:
-    j = t.Job
+    if error is not None:
+        return fail(database, job_id, worker, RetryDecision(again=False, delay_seconds=0.0, words=error))
     with database.write() as connection:
-        done = connection.execute(
-            update(j).where(j.id == job_id, j.worker == worker, j.state == "running").values(**values)
+        values = _ending(clock.now(connection), "done", result=dict(result) if result is not None else None)
+        return _update(connection, job_id, worker, values)
+
+
+def fail(database: Database, job_id: int, worker: str, decision: RetryDecision) -> bool:
+    """Note that an attempt has failed, and queue the job again or end it, as was decided; one that was cancelled ends.
+
+    False when it was taken away meanwhile.
+    """
+    with database.write() as connection:
+        job = _mine(connection, job_id, worker)
+        if job is None:
+            return False
+        moment = clock.now(connection)
+        failures = _with_failure(job, moment, decision.words)
+        if job.cancel_at is not None:
+            values = _ending(moment, "failed", error=CANCELLED)
+        elif decision.again:
+            values = _waiting(due_at=moment + timedelta(seconds=decision.delay_seconds))
+        else:
+            values = _ending(moment, "failed", error=_kept(decision.words))
+        return _update(connection, job_id, worker, {**values, "failures": failures})
+
+
+def release(database: Database, job_id: int, worker: str, *, reason: str | None = None) -> bool:
+    """Put a job back that this worker does not finish, as if it had not begun; one that was cancelled ends instead.
+
+    `reason` is remembered among its failures, unless it is the last one already. False when the job was taken away
+    meanwhile.
+    """
+    with database.write() as connection:
+        job = _mine(connection, job_id, worker)
+        if job is None:
+            return False
+        moment = clock.now(connection)
+        cancelled = job.cancel_at is not None
+        values = (
+            _ending(moment, "failed", error=CANCELLED) if cancelled else _waiting(attempts=max(0, job.attempts - 1))
         )
-        return done.rowcount == 1
+        if reason is not None and (not job.failures or job.failures[-1]["error"] != _kept(reason)):
+            values["failures"] = _with_failure(job, moment, reason)
+        return _update(connection, job_id, worker, values)
 
 
-def _jobs() -> Select[Any]:
+def cancel(database: Database, job_id: int) -> Job:
+    """End a job that waits, or whose worker has died, at once; ask the worker of one that runs to stop. Doing it again
+    is fine. Raises NotFound, Conflict for one that has ended otherwise."""
+    with database.write() as connection:
+        job = one(connection, select(*COLUMNS).with_for_update(), job_id)
+        if job.finished and job.status is not Status.CANCELLED:
+            raise Conflict(f"{job.kind} job {job_id} has ended already ({job.status}): there is nothing to cancel")
+        moment = clock.now(connection)
+        if job.state == "queued" or job.lapsed:
+            values = _ending(moment, "failed", error=CANCELLED)
+            connection.execute(update(t.Job).where(t.Job.id == job_id).values(cancel_at=moment, **values))
+        elif job.cancel_at is None:
+            connection.execute(update(t.Job).where(t.Job.id == job_id).values(cancel_at=moment))
+        return one(connection, select(*COLUMNS), job_id)
+
+
+def retry(database: Database, job_id: int) -> Job:
+    """Queue a job again that has failed or was cancelled, with all its attempts before it.
+
+    Raises NotFound, Conflict for any other, and while its collection has another one of its kind.
+    """
+    with database.write() as connection:
+        job = one(connection, select(*COLUMNS).with_for_update(), job_id)
+        if job.state != "failed":
+            what = "it has ended well" if job.state == "done" else "it goes on by itself; nvr-rag jobs cancel stops it"
+            raise Conflict(f"{job.kind} job {job_id} is {job.status}: {what}; only a failed one can be tried again")
+        if job.collection is not None:
+            collections.find(connection, job.collection, lock=True)
+            _check_alone(connection, job.kind, job.collection)
+        _requeue(connection, job_id)
+        return one(connection, select(*COLUMNS), job_id)
+
+
+def requeue(database: Database, job_id: int) -> bool:
+    """Let somebody try again: a job that has failed, or one whose worker is known to have died. False for any other."""
+    with database.write() as connection:
+        return _requeue(connection, job_id)
+
+
+def forget_finished(database: Database, older_than: timedelta) -> int:
+    """Delete jobs that ended longer ago than that; how many there were. The newest one of a kind and collection stays:
+    what it has left is cleared away by the one after it."""
+    j, named = t.Job, t.Job.payload["collection"].as_string()
+    newest = select(func.max(j.id)).group_by(j.kind, named)
+    with database.write() as connection:
+        before = clock.now(connection) - older_than
+        old = j.state.in_(ENDED) & (func.coalesce(j.finished_at, j.created_at) < before)
+        return connection.execute(delete(j).where(old, j.id.not_in(newest))).rowcount
+
+
+def _ready(moment: datetime, kinds: Sequence[str], job_id: int | None, skip: Collection[int]) -> Any:
     j = t.Job
-    return select(
-        j.id, j.kind, j.payload, j.state, j.attempts, j.progress, j.result, j.error, j.created_at, j.lease_until
-    )
+    due = true() if job_id is not None else or_(j.due_at.is_(None), j.due_at <= moment)
+    free = or_((j.state == "queued") & due, (j.state == "running") & (j.lease_until < moment))
+    wanted = j.id.not_in(sorted(skip)) if job_id is None else j.id == job_id
+    return j.state.in_(("queued", "running")) & j.kind.in_(kinds) & free & wanted  # the states by themselves: the index
 
 
-def _of_collection(connection: Connection, kind: str, collection: str) -> list[Job]:
-    rows = connection.execute(_jobs().where(t.Job.kind == kind).order_by(t.Job.id))
-    found = [Job(**row._mapping) for row in rows]
-    return [job for job in found if job.payload.get("collection") == collection]
+def _take(connection: Connection, job: Job, worker: str, moment: datetime) -> Job | None:
+    """Give a free job to a worker; None when it has come to its end instead."""
+    values: dict[str, Any] = {}
+    if job.state == "running":
+        values["failures"] = _with_failure(job, moment, DIED)
+    if job.state == "running" and (job.cancel_at is not None or job.attempts >= MAX_ATTEMPTS):
+        error = f"{DIED} (given up after {job.attempts} attempts)" if job.cancel_at is None else CANCELLED
+        connection.execute(
+            update(t.Job).where(t.Job.id == job.id).values(**_ending(moment, "failed", error=error), **values)
+        )
+        return None
+    values |= {"state": "running", "worker": worker, "attempts": job.attempts + 1, "due_at": None}
+    values["lease_until"] = moment + timedelta(seconds=LEASE_SECONDS)
+    row = connection.execute(update(t.Job).where(t.Job.id == job.id).values(**values).returning(*COLUMNS)).one()
+    return as_job(row, moment)
 
 
-def _lease() -> Any:
-    return t.now() + timedelta(seconds=LEASE_SECONDS)
+def _ending(moment: datetime, state: str, **values: Any) -> dict[str, Any]:
+    return {"state": state, "lease_until": None, "due_at": None, "finished_at": moment, **values}
+
+
+def _waiting(**values: Any) -> dict[str, Any]:
+    return {"state": "queued", "lease_until": None, "worker": None, **values}
+
+
+def _requeue(connection: Connection, job_id: int) -> bool:
+    fresh = {"attempts": 0, "error": None, "due_at": None, "cancel_at": None, "finished_at": None}
+    there = (t.Job.id == job_id) & t.Job.state.in_(("failed", "running"))
+    return connection.execute(update(t.Job).where(there).values(**_waiting(**fresh))).rowcount == 1
+
+
+def _with_failure(job: Job, moment: datetime, words: str) -> list[Any]:
+    failure = {"attempt": job.attempts, "at": moment.isoformat(timespec="seconds"), "error": _kept(words)}
+    return [*job.failures, failure][-MAX_FAILURES:]
+
+
+def _kept(words: str) -> str:
+    return storable(words)[:MAX_WORDS]
+
+
+def _held(job_id: int, worker: str) -> tuple[Any, ...]:
+    return t.Job.id == job_id, t.Job.worker == worker, t.Job.state == "running"
+
+
+def _mine(connection: Connection, job_id: int, worker: str) -> Job | None:
+    """A worker's job, locked; None when it is not its own any more."""
+    found = read(connection, select(*COLUMNS).where(*_held(job_id, worker)).with_for_update())
+    return found[0] if found else None
+
+
+def _update(connection: Connection, job_id: int, worker: str, values: Mapping[str, Any]) -> bool:
+    return connection.execute(update(t.Job).where(*_held(job_id, worker)).values(**values)).rowcount == 1
+
+
+def _check_alone(connection: Connection, kind: str, collection: str) -> None:
+    """Raise Conflict while a collection has an unfinished job of a kind."""
+    there = read(connection, about(kind, collection).where(t.Job.state.not_in(ENDED)).order_by(t.Job.id).limit(1))
+    if there:
+        raise Conflict(
+            f"the collection {collection!r} has a job of this kind already: {kind} job {there[0].id} is "
+            f"{there[0].status}; wait until it has finished (nvr-rag jobs show {there[0].id} says how far it is), or "
+            f"cancel it (nvr-rag jobs cancel {there[0].id})"
+        )

@@ -18,7 +18,7 @@ from nvr_rag.collections import head_seq
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, StoreUnavailable
-from nvr_rag.verification import verify_by_owner
+from nvr_rag.verification import KIND, verify_by_owner
 from nvr_rag.workspace import Workspace
 
 PREPARE_SECONDS = 120.0  # how long API processes may take to load an index and an encoder
@@ -140,8 +140,8 @@ def _wait_until_level(workspace: Workspace, wanted: Deployment, tell: Tell) -> N
 
     Raises Conflict when it still does.
     """
-    servers = processes.alive(workspace.database, "serve")
-    told, until = False, time.monotonic() + (LEVEL_SECONDS if servers else 0.0)
+    keepers = processes.taking(workspace.database, KIND)
+    told, until = False, time.monotonic() + (LEVEL_SECONDS if keepers else 0.0)
     while (behind := _behind(workspace.database, wanted)) > 0:
         if time.monotonic() > until:
             raise Conflict(

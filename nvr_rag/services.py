@@ -1,13 +1,13 @@
-"""What runs beside the API in a server: parts that other packages contribute, found by entry point.
+"""What runs beside the API in a server, or by itself in a worker: parts of other packages, found by entry point.
 
 This is how the indexer, which lives in `ingest`, comes to run inside `nvr-rag serve` without being imported by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from nvr_rag.workspace import Workspace
 
@@ -21,8 +21,15 @@ class Service(Protocol):
     def name(self) -> str: ...
 
     @property
+    def work(self) -> str:
+        """What `nvr-rag worker --kinds` calls everything that it does."""
+
+    @property
     def job_kinds(self) -> Sequence[str]:
         """The jobs that it takes from the database."""
+
+    def check(self, workspace: Workspace, kind: str, payload: Mapping[str, Any]) -> None:
+        """Raise InvalidInput for a job of one of its kinds that nobody could do."""
 
     def start(self, workspace: Workspace) -> None: ...
 

@@ -14,17 +14,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nvr_rag.errors import NvrError
+from nvr_rag.errors import NvrError, Stopped
 from training.runs import RunFolder
 
 _END_SECONDS = 10.0  # that a child may take to end when it is told to
 _LAST_LINES = 5  # of what a child said before it died, in the error
 
 Report = Callable[[Mapping[str, Any]], None]
-
-
-class Stopped(NvrError):
-    """The lap was told to stop; what is finished stays finished."""
 
 
 def run_child(step: str, folder: RunFolder, *, threads: int, report: Report, stop: threading.Event) -> dict[str, Any]:

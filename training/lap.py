@@ -10,10 +10,9 @@ from typing import Any
 
 from nvr_rag import deployments
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import NotFound
+from nvr_rag.errors import NotFound, Stopped
 from nvr_rag.types import Mode, Query, SearchResult
 from nvr_rag.workspace import Workspace
-from training.children import Stopped
 from training.gate import Finding, GateDecision, GateSettings, Outcome, Verdict
 from training.runs import LapConfig, RunFolder
 

@@ -16,11 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nvr_rag import deployments, indexes, processes, registry
-from nvr_rag.errors import InvalidInput
+from nvr_rag.errors import InvalidInput, Stopped
 from nvr_rag.settings import TrainingSettings
 from nvr_rag.workspace import Workspace
 from training import judging, preparation
-from training.children import Stopped
 from training.lap import Lap, Progress, Tell
 from training.recipe import RULES, Recipe, load_recipe
 from training.report import write_report

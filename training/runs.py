@@ -8,6 +8,7 @@
     model/               the new encoder, until it is registered
     steps/<step>.json    what a finished step came to: it is not done again
     report.json, report.html
+    given-up             the lap was cancelled, and what it had made is gone: nobody can go on with it
     owner.lock           locked by the kernel for the process that works on the lap, as long as it lives
 
 Every file appears whole or not at all. Knows no step.
@@ -34,6 +35,9 @@ FOLDER = "runs"  # in the data folder
 
 class LapBusy(Conflict):
     """Another process works on the lap."""
+
+    retry = True
+    elsewhere = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +126,15 @@ class RunFolder:
     def finish(self, step: str, result: Mapping[str, Any]) -> None:
         """Record what a step came to."""
         write_json(self.path / "steps" / f"{step}.json", result)
+
+    @property
+    def given_up(self) -> bool:
+        """What the lap had made is gone."""
+        return (self.path / "given-up").exists()
+
+    def give_up(self) -> None:
+        """Record that what the lap had made is about to go."""
+        (self.path / "given-up").touch()
 
     def forget_model(self) -> None:
         """Remove the model, and what a training that was killed has left of one."""

@@ -1,55 +1,38 @@
-"""The loop as a part of a server: a thread that runs the laps that are asked for; see nvr_rag.services."""
+"""The loop as a part of a server or a worker: a thread that runs the laps that are asked for; see nvr_rag.services."""
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from nvr_rag import jobs
-from nvr_rag.errors import NvrError
-from nvr_rag.ids import new_id
+from nvr_rag.working import JobLoop
 from nvr_rag.workspace import Workspace
-from training.running import KIND, missing_packages, run_job
-
-POLL_SECONDS = 0.5
-STOP_SECONDS = 30.0
-
-log = logging.getLogger(__name__)
+from training.loop import Request, recipe_of
+from training.running import HANDLERS, missing_packages
 
 
 class TrainerService:
-    """Runs laps beside the API, one at a time; the heavy steps are child processes."""
+    """Runs laps, one at a time; the heavy steps are child processes."""
 
     name = "trainer"
+    work = "train"
 
     def __init__(self) -> None:
-        self.job_kinds: Sequence[str] = () if missing_packages() else (KIND,)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._worker = new_id()
+        self._loop = JobLoop(self.name, {} if missing_packages() else HANDLERS)
+
+    @property
+    def job_kinds(self) -> Sequence[str]:
+        return self._loop.job_kinds
+
+    def check(self, workspace: Workspace, kind: str, payload: Mapping[str, Any]) -> None:
+        """Raise InvalidInput: recipe, rule."""
+        recipe_of(workspace, Request(**payload))
 
     def start(self, workspace: Workspace) -> None:
-        self._thread = threading.Thread(target=self._run, args=(workspace,), name="trainer", daemon=True)
-        self._thread.start()
+        self._loop.start(workspace)
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+        self._loop.stop()
 
     def problem(self) -> str | None:
-        if self._thread is None or not self._thread.is_alive():
-            return "the trainer is not running"
-        return None
-
-    def _run(self, workspace: Workspace) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            try:
-                job = jobs.claim(workspace.database, self._worker, self.job_kinds)
-                if job is not None:
-                    run_job(workspace, job, self._worker, stop=self._stop, serves=True)
-            except NvrError as error:
-                log.warning("a lap could not be run: %s", error)
-            except Exception:  # the thread must outlive what nobody has foreseen
-                log.exception("a lap failed")
+        return self._loop.problem()

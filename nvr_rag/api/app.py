@@ -61,6 +61,7 @@ def _lifespan(
 
 def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack) -> Parts:
     """Start everything; `running` stops it in the opposite order."""
+    workspace.serves = True
     query_log = QueryLog(workspace.database)
     running.callback(query_log.close)
     for service in services:

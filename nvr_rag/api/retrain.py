@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from nvr_rag import jobs
+from nvr_rag import jobs, processes
 from nvr_rag.api.dependencies import Parts, PartsOf
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo, RetrainRequest
 from nvr_rag.errors import Conflict
 from nvr_rag.ids import new_id
-from nvr_rag.jobs import Job
+from nvr_rag.jobs import Job, Status
 
 KIND = "retrain"
 MAX_JOB = 2**31 - 1  # what every engine's integer column can hold
@@ -29,8 +30,6 @@ router = APIRouter(prefix="/v1", tags=["retraining"])
 )
 def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo:
     """Begin a lap: mine, train, build an index beside the live one, and let the gate decide. One at a time."""
-    if not _offered(parts):
-        raise Conflict("this server cannot train: install 'nvr-rag[training]' where it runs, and restart it")
     payload = {
         "run": new_id(),
         "recipe": body.recipe,
@@ -38,6 +37,7 @@ def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo
         "dry_run": body.dry_run,
         "promote": body.promote,
     }
+    _check(parts, {**payload, "collection": body.collection})
     job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload)
     response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
     return _info(jobs.get(parts.workspace.database, job_id))
@@ -49,15 +49,25 @@ def get_job(job_id: Annotated[int, Path(ge=1, le=MAX_JOB)], parts: PartsOf) -> J
     return _info(jobs.get(parts.workspace.database, job_id))
 
 
-def _offered(parts: Parts) -> bool:
-    return any(KIND in service.job_kinds for service in parts.services)
+def _check(parts: Parts, payload: Mapping[str, Any]) -> None:
+    """Raise Conflict where nobody trains, InvalidInput for a recipe that is not there, as far as it is known here."""
+    own = [service for service in parts.services if KIND in service.job_kinds]
+    if not own and not any(one.job_kinds for one in processes.taking(parts.workspace.database, KIND)):
+        raise Conflict(
+            "this server cannot train, and no worker does: install 'nvr-rag[training]' where it runs, and restart it, "
+            "or start nvr-rag worker --kinds train where it is installed"
+        )
+    for service in own:
+        service.check(parts.workspace, KIND, payload)
 
 
 def _info(job: Job) -> JobInfo:
-    values: dict[str, Any] = {name: getattr(job, name) for name in ("id", "kind", "state", "error", "created_at")}
+    names = ("id", "kind", "collection", "state", "error", "created_at", "due_at", "finished_at", "attempts")
+    values: dict[str, Any] = {name: getattr(job, name) for name in names}
+    result = None if job.result is None else {name: value for name, value in job.result.items() if name != "report"}
     return JobInfo(
         **values,
-        collection=job.payload.get("collection"),
+        cancelled=job.status in (Status.CANCELLING, Status.CANCELLED),
         progress=dict(job.progress),
-        result=dict(job.result) if job.result is not None else None,
+        result=result,  # the release before kept paths of this machine in it
     )

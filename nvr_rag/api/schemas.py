@@ -342,7 +342,11 @@ class JobInfo(Answer):
     progress: dict[str, Any] = Field(description="How far it is; what it holds depends on the kind.")
     result: dict[str, Any] | None = Field(description="What came of it, once it is done.")
     error: str | None = Field(description="Why it failed.")
+    cancelled: bool = Field(description="Somebody has asked to cancel it.")
+    attempts: int = Field(description="How often it has been begun.")
     created_at: datetime
+    due_at: datetime | None = Field(description="It waits until then.")
+    finished_at: datetime | None
 
 
 class Alive(Answer):

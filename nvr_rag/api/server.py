@@ -7,12 +7,10 @@ page whose name was pointed at 127.0.0.1 is refused.
 from __future__ import annotations
 
 import ipaddress
-import logging
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -21,21 +19,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nvr_rag import processes
 from nvr_rag.api.app import create_app
 from nvr_rag.api.problems import problem
-from nvr_rag.db.session import Database
-from nvr_rag.errors import ConfigurationError, NvrError
+from nvr_rag.errors import ConfigurationError
 from nvr_rag.ids import new_id
+from nvr_rag.presence import Presence
 from nvr_rag.services import Service, installed
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.workspace import Workspace
 
-KIND = "serve"  # of the process row
 MAX_HEAD_BYTES = 65_536  # of request line and headers: a long URI as a parameter takes 9 bytes a character
 KEEP_ALIVE_SECONDS = 60  # between two requests of a bot that keeps its connection
 GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
-LOOK_SECONDS = 0.1  # between two looks at what is loaded
 _BACKLOG = 2048
-
-log = logging.getLogger(__name__)
 
 OnReady = Callable[[str], None]
 
@@ -56,10 +50,13 @@ def serve(
     """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server."""
     url = url_of(listener)
     app = create_app(workspace, services)
-    presence = _Presence(workspace.database, url, lambda: app.state.parts.preparer.prepared)
+    kinds = [kind for service in services for kind in service.job_kinds]
+    presence = Presence(
+        workspace.database, processes.SERVER, job_kinds=kinds, prepared=lambda: app.state.parts.preparer.prepared
+    )
 
     def started() -> None:
-        presence.start()
+        presence.start(url)
         if on_ready:
             on_ready(url)
 
@@ -159,44 +156,6 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Presence:
-    """The row that tells other processes of this server and of what it has loaded, kept fresh by a thread."""
-
-    def __init__(self, database: Database, url: str, prepared: Callable[[], Mapping[int, str | None]]) -> None:
-        self._database, self._url, self._prepared = database, url, prepared
-        self._id: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        self._id = processes.announce(self._database, KIND, self._url)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._id is not None:
-            self._thread.join()
-            try:
-                processes.withdraw(self._database, self._id)
-            except NvrError as error:  # the row goes stale by itself
-                log.warning("the server could not sign off: %s", error)
-
-    def _beat(self) -> None:
-        """A heartbeat now and then, and at once when something else is loaded: a promotion waits for it."""
-        assert self._id is not None
-        said: Mapping[int, str | None] | None = None
-        beaten = time.monotonic()
-        while not self._stop.wait(LOOK_SECONDS):
-            prepared = self._prepared()
-            if prepared == said and time.monotonic() - beaten < processes.HEARTBEAT_SECONDS:
-                continue
-            try:
-                processes.beat(self._database, self._id, prepared)
-                said, beaten = prepared, time.monotonic()
-            except NvrError as error:
-                log.warning("no heartbeat: %s", error)
 
 
 class _LocalOnly:

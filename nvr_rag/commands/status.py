@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def status(as_json: common.AsJson = False) -> None:
-    """Show the data folder: collections, indexes, servers and jobs."""
+    """Show the data folder: collections, indexes, servers, workers and jobs."""
     with common.open_workspace() as workspace:
         found = _gather(workspace)
     if as_json:
@@ -32,16 +32,27 @@ def _gather(workspace: Workspace) -> dict[str, Any]:
 
     with workspace.database.read() as connection:
         found = [_collection(workspace, connection, info) for info in collections.all_infos(connection)]
-    servers = processes.alive(workspace.database, "serve")
+    servers = processes.alive(workspace.database, processes.SERVER)
+    workers = processes.alive(workspace.database, processes.WORKER)
     return {
         "version": __version__,
         "home": str(workspace.home),
         "database": workspace.database.engine.url.render_as_string(hide_password=True),
         "schema": revision(workspace.database),
         "servers": [{"pid": p.pid, "host": p.host, "url": p.url, "heartbeat_at": p.heartbeat_at} for p in servers],
+        "workers": [
+            {"pid": p.pid, "host": p.host, "job_kinds": p.job_kinds, "heartbeat_at": p.heartbeat_at} for p in workers
+        ],
         "collections": found,
         "jobs": [
-            {"id": job.id, "kind": job.kind, "state": job.state, "attempts": job.attempts, "progress": job.progress}
+            {
+                "id": job.id,
+                "kind": job.kind,
+                "state": job.state,
+                "status": job.status,
+                "attempts": job.attempts,
+                "progress": job.progress,
+            }
             for job in jobs.unfinished(workspace.database)
         ],
     }
@@ -74,13 +85,15 @@ def _collection(workspace: Workspace, connection: Connection, info: CollectionIn
 
 def _show(found: dict[str, Any]) -> None:
     servers = ", ".join(f"{server['url']} (process {server['pid']})" for server in found["servers"])
+    workers = (f"{', '.join(one['job_kinds'])} (process {one['pid']} on {one['host']})" for one in found["workers"])
     output.pairs(
         {
             "nvr-rag": found["version"],
             "data folder": found["home"],
             "database": f"{found['database']}, schema {found['schema']}",
             "servers": servers or "none",
-            "unfinished jobs": ", ".join(f"{job['kind']} {job['id']} {job['state']}" for job in found["jobs"])
+            "workers": "; ".join(workers) or "none",
+            "unfinished jobs": ", ".join(f"{job['kind']} {job['id']} {job['status']}" for job in found["jobs"])
             or "none",
         }
     )
@@ -88,7 +101,7 @@ def _show(found: dict[str, Any]) -> None:
     if not found["collections"]:
         output.say("No collections yet: nvr-rag ingest PATH makes one.")
         return
-    of_index = ("index", "serves", "applied", "head", "lag", "disk")
+    of_index = ("index", "serves", "applied", "head", "lag", "disk", "building")
     columns = ("collection", "language", "mode", *DocumentState, *of_index)
     output.table(columns, [row for collection in found["collections"] for row in _rows(collection)])
     failed = [collection for collection in found["collections"] if collection["documents"][DocumentState.FAILED]]
@@ -111,7 +124,8 @@ def _rows(collection: dict[str, Any]) -> list[list[Any]]:
             "yes" if index["name"] == serving.get("index") else "no",
             *(index[name] for name in ("applied_seq", "head_seq", "lag")),
             output.size(index["bytes_on_disk"]),
+            common.pace_in_words(index["pace"]),
         ]
         for index in collection["indexes"]
     ]
-    return rows or [[*own, *[None] * 6]]
+    return rows or [[*own, *[None] * 7]]

@@ -432,7 +432,7 @@ class SchemaInfo(Base):
 
 
 class Process(Base):
-    """A server that is running, by its heartbeat: how a command finds it."""
+    """A server or a worker that is running, by its heartbeat: how a command finds it."""
 
     __tablename__ = "process"
 
@@ -444,3 +444,5 @@ class Process(Base):
     heartbeat_at: Mapped[datetime] = mapped_column(default=now)
     # deployment id -> null once it answers from it at once, or why it cannot
     prepared: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default=text("'{}'"))
+    # the kinds of jobs that it takes; null where the release before has written the row, and does not say
+    job_kinds: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))

@@ -24,6 +24,7 @@ class SmallIndexer:
     """Keeps every index up with the log, a chunk a paragraph, and drops those that retired."""
 
     name = "small indexer"
+    work = "index"
     job_kinds: Sequence[str] = ()
 
     def __init__(self) -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from nvr_rag import jobs
+from nvr_rag import jobs, processes
 from nvr_rag.api import retrain
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
 from training import running as laps
 from training.loop import Request
+from training.service import TrainerService
 
 
 class Trainer:
     """Says that it trains, and does nothing."""
 
     name = "idle trainer"
+    work = "train"
     job_kinds: Sequence[str] = ("retrain",)
 
     def start(self, workspace: Workspace) -> None:
@@ -27,6 +29,9 @@ class Trainer:
 
     def stop(self) -> None:
         pass
+
+    def check(self, workspace: Workspace, kind: str, payload: Mapping[str, Any]) -> None:
+        TrainerService().check(workspace, kind, payload)
 
     def problem(self) -> str | None:
         return None
@@ -80,6 +85,30 @@ def test_a_second_lap_while_one_waits_is_refused(training_api: Api) -> None:
 def test_a_server_that_cannot_train_says_so(api: Api) -> None:
     api.call("POST", "/v1/collections", 201, json={"name": "default"})
     assert "nvr-rag[training]" in api.call("POST", "/v1/retrain", 409, json={})["detail"]
+    processes.announce(api.workspace.database, "worker", job_kinds=["verify"])
+    api.call("POST", "/v1/retrain", 409, json={})
+    processes.announce(api.workspace.database, "worker", job_kinds=["retrain"])  # on a machine with a GPU
+    assert api.call("POST", "/v1/retrain", 202, json={})["state"] == "queued"
+
+
+def test_no_paths_of_the_server_are_shown(training_api: Api) -> None:
+    """The release before has left them in the results of its jobs."""
+    api, database = training_api, training_api.workspace.database
+    job_id = api.call("POST", "/v1/retrain", 202, json={})["id"]
+    jobs.claim(database, "worker", ["retrain"])
+    report = {"json": "/srv/nvr/runs/1/report.json"}
+    jobs.finish(database, job_id, "worker", result={"outcome": "reject", "report": report}, error=None)
+    assert api.call("GET", f"/v1/jobs/{job_id}")["result"] == {"outcome": "reject"}
+
+
+def test_a_cancelled_lap_says_so(training_api: Api) -> None:
+    api, database = training_api, training_api.workspace.database
+    asked = api.call("POST", "/v1/retrain", 202, json={})
+    assert (asked["cancelled"], asked["attempts"], asked["finished_at"]) == (False, 0, None)
+    jobs.cancel(database, asked["id"])
+    ended = api.call("GET", f"/v1/jobs/{asked['id']}")
+    assert (ended["state"], ended["cancelled"], ended["error"]) == ("failed", True, "cancelled")
+    assert ended["finished_at"] is not None
 
 
 @pytest.mark.parametrize(
@@ -91,6 +120,7 @@ def test_a_server_that_cannot_train_says_so(api: Api) -> None:
         ({"recipe": 7}, 422, "recipe must be a valid string"),
         ({"promote": "yes"}, 422, "promote must be a valid boolean"),
         ({"epochs": 5}, 422, "epochs is not a known field"),
+        ({"recipe": "slow"}, 422, "there is no recipe 'slow'; give a TOML file or one of: quick"),
     ],
 )
 def test_what_cannot_be_asked_for(training_api: Api, body: dict[str, Any], status: int, words: str) -> None:

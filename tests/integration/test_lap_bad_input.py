@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nvr_rag import deployments, disk
-from nvr_rag.errors import ConfigurationError, Conflict, NvrError, StoreError
+from nvr_rag.errors import ConfigurationError, Conflict, NvrError, Stopped, StoreError
 from tests.integration.lap_support import (
     DEV,
     MIN_HOLDOUT,
@@ -29,7 +29,6 @@ from tests.integration.lap_support import (
     undisturbed,
 )
 from training import children, loop, page, preparation
-from training.children import Stopped
 from training.lap import Progress
 from training.splits import Split
 

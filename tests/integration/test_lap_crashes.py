@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nvr_rag import registry
-from nvr_rag.errors import NvrError
+from nvr_rag.errors import NvrError, Stopped
 from nvr_rag.testing import Crash
 from nvr_rag.verification import verify
 from tests.integration.lap_support import (
@@ -30,7 +30,6 @@ from tests.integration.lap_support import (
     undisturbed,
 )
 from training import children, loop, preparation
-from training.children import Stopped
 from training.lap import Lap, Progress
 from training.runs import RunFolder
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
 
-from nvr_rag import deployments, indexes, jobs, processes
+from nvr_rag import deployments, indexes, jobs, processes, retries, working
 from nvr_rag.db import tables as t
-from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError
-from nvr_rag.jobs import Job
+from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError, StoreUnavailable
+from nvr_rag.jobs import Hold, Job, Status
+from nvr_rag.retries import Backoff, RetryPolicy
 from nvr_rag.workspace import Workspace
 from training import loop, running, service
+from training.children import run_child
 from training.gate import Outcome
 from training.lap import Lap, early
 from training.loop import Request
@@ -36,8 +38,8 @@ def finds_nothing(_lap: Lap) -> dict[str, Any]:
 def opened(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace with an empty collection "default", quick heartbeats, and laps that end at once with a rejection."""
     workspace.create_collection("default")
-    monkeypatch.setattr(running, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(running, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(working, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(working, "LOOK_SECONDS", 0.01)
     steps_are(monkeypatch, collect=finds_nothing)
     return workspace
 
@@ -77,9 +79,10 @@ def test_a_lap_that_ends_leaves_its_result_in_the_job(opened: Workspace) -> None
         "promoted": False,
         "reasons": ["there is nothing to learn"],
         "next_steps": [],
-        "report": {"json": str(folder / "report.json"), "page": str(folder / "report.html")},
+        "compared_with": None,
     }
-    assert Path(result["report"]["page"]).is_file()
+    assert str(opened.home) not in str(ended)  # others read it too
+    assert (folder / "report.html").is_file()
 
 
 def test_a_lap_that_fails_leaves_the_reason_in_the_job(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +166,7 @@ def test_a_lap_whose_job_was_taken_away_stops_and_leaves_the_job_alone(
     job = asked(opened)
     assert work(opened, job) is None
     assert now(opened, job).state == "running"
-    assert jobs.heartbeat(opened.database, job.id, "somebody else")
+    assert jobs.heartbeat(opened.database, job.id, "somebody else") is Hold.MINE
 
 
 def test_a_lap_that_another_process_works_on_is_put_back(opened: Workspace) -> None:
@@ -305,7 +308,7 @@ def test_a_lap_leaves_a_core_to_a_server(
 
 @pytest.fixture
 def trainer(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainerService]:
-    monkeypatch.setattr(service, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(working, "POLL_SECONDS", 0.01)
     made = TrainerService()
     assert made.problem() == "the trainer is not running"
     made.start(opened)
@@ -384,7 +387,7 @@ def test_a_candidate_that_nobody_has_promoted_is_given_up_when_another_lap_begin
     work(opened, asked(opened, "second"))
     assert (state("first"), state("second")) == ("rejected", "candidate")
     with opened.database.read() as connection:
-        assert [index.id for index in indexes.retired(connection)] == [2]
+        assert [index.id for index in indexes.kept(connection)] == [1, 3]
 
 
 def test_a_lap_whose_lease_has_run_out_can_be_gone_on_with(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,3 +397,137 @@ def test_a_lap_whose_lease_has_run_out_can_be_gone_on_with(opened: Workspace, mo
     found = running.left_behind(opened, "default", failed=False)
     assert found is not None
     assert found.id == job.id
+
+
+# cancelling
+
+
+def proposes(lap: Lap) -> dict[str, Any]:
+    """Makes a candidate, as the step `build` does."""
+    with lap.workspace.database.read() as connection:
+        serving = deployments.serving(connection, "default")
+        encoder = indexes.get(connection, serving.index_id).encoder
+    return {"deployment": lap.workspace.propose("default", encoder, run=lap.config.run).id}
+
+
+def cancels(lap: Lap) -> dict[str, Any]:
+    """Somebody cancels the lap while it is at work."""
+    [job] = jobs.unfinished(lap.workspace.database)
+    jobs.cancel(lap.workspace.database, job.id)
+    return waits(lap)
+
+
+def test_a_lap_that_is_cancelled_stops_and_its_candidate_is_given_up(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_are(monkeypatch, register=lambda lap: {"encoder": "0" * 64}, build=proposes, judge=cancels)
+    job = asked(opened)
+    assert work(opened, job) is None
+    ended = now(opened, job)
+    assert (ended.state, ended.status, ended.error) == ("failed", Status.CANCELLED, "cancelled")
+    with opened.database.read() as connection:
+        found = deployments.of_run(connection, "lap")
+        assert found is not None
+        assert found.state == "rejected"
+        assert [index.id for index in indexes.kept(connection)] == [1]
+
+
+def test_a_lap_whose_candidate_was_given_up_is_not_gone_on_with(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_are(monkeypatch, register=lambda lap: {"encoder": "0" * 64}, build=proposes, judge=cancels)
+    job = asked(opened)
+    work(opened, job)
+    jobs.retry(opened.database, job.id)
+    again = jobs.claim(opened.database, "me", [running.KIND])
+    assert again is not None
+    assert work(opened, again) is None
+    error = now(opened, job).error
+    assert error is not None
+    assert error.startswith("lap lap was cancelled and its candidate given up; begin a new one: nvr-rag retrain")
+
+
+def test_a_lap_that_was_cancelled_early_can_be_gone_on_with(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_are(monkeypatch, first=lambda lap: {"seen": 1}, collect=cancels)
+    job = asked(opened)
+    work(opened, job)
+    assert now(opened, job).status is Status.CANCELLED
+    steps_are(monkeypatch, first=lambda lap: {"seen": 2}, collect=finds_nothing)
+    jobs.retry(opened.database, job.id)
+    again = jobs.claim(opened.database, "me", [running.KIND])
+    assert again is not None
+    assert work(opened, again)["outcome"] == "reject"
+    assert run_folder(opened.home, "lap").finished("first")["seen"] == 1  # type: ignore[index]
+
+
+def test_cancelling_a_lap_ends_its_child_process(opened: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real way to run a child, with a child that would take an hour."""
+    pids: list[int] = []
+    real = subprocess.Popen
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        program = "import time; time.sleep(3600)"
+        pids.append((child := real([command[0], "-c", program], **options)).pid)
+        return child
+
+    def mines(lap: Lap) -> dict[str, Any]:
+        threading.Timer(0.3, lambda: jobs.cancel(opened.database, job.id)).start()
+        return run_child("mine", lap.folder, threads=1, report=lambda line: None, stop=lap.stop)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    steps_are(monkeypatch, mine=mines)
+    job = asked(opened)
+    began = time.monotonic()
+    assert work(opened, job) is None
+    assert time.monotonic() - began < 20
+    assert now(opened, job).status is Status.CANCELLED
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
+def test_a_server_goes_on_after_a_cancelled_lap(
+    opened: Workspace, trainer: TrainerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_are(monkeypatch, collect=waits)
+    job_id = running.ask(opened, running.new_request("default"))
+    until(opened, job_id, lambda job: job.state == "running")
+    jobs.cancel(opened.database, job_id)
+    assert until(opened, job_id, lambda job: job.finished).status is Status.CANCELLED
+    steps_are(monkeypatch, collect=finds_nothing)
+    second = running.ask(opened, running.new_request("default"))
+    assert until(opened, second, lambda job: job.finished).state == "done"
+    assert trainer.problem() is None
+
+
+# trying again
+
+
+def test_a_lap_in_a_server_is_tried_again_when_the_store_was_away(
+    opened: Workspace, trainer: TrainerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once_away(lap: Lap) -> dict[str, Any]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise StoreUnavailable("the store is slow")
+        return finds_nothing(lap)
+
+    tries: list[int] = []
+    quick = Backoff(first_seconds=0.01, factor=2.0, cap_seconds=0.1)
+    monkeypatch.setattr(retries, "JOBS", RetryPolicy(attempts=5, backoff=quick))
+    steps_are(monkeypatch, collect=once_away)
+    job_id = running.ask(opened, running.new_request("default"))
+    done = until(opened, job_id, lambda job: job.finished)
+    assert (done.state, len(tries)) == ("done", 2)
+    assert [one["error"] for one in done.failures] == ["the store is slow"]
+
+
+def test_whoever_looks_on_hears_at_once_that_the_store_is_away(
+    opened: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_lap: Lap) -> dict[str, Any]:
+        raise StoreUnavailable("the store is slow")
+
+    steps_are(monkeypatch, collect=away)
+    job = asked(opened)
+    assert work(opened, job) is None
+    assert (now(opened, job).state, now(opened, job).error) == ("failed", "the store is slow")

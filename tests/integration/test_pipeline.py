@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.handlers import HANDLERS
 from ingest.indexer import Indexer
 from ingest.pipeline import IngestReport, Watcher, ingest
 from nvr_rag import documents, indexing, jobs, upkeep
@@ -23,6 +24,7 @@ from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import DocumentState, Query
 from nvr_rag.upkeep import lags
+from nvr_rag.working import JobLoop
 from nvr_rag.workspace import Workspace
 
 
@@ -287,7 +289,7 @@ def test_the_owner_verifies_and_repairs_on_request(site: Site) -> None:
         first = next(index.points.scan())
         index.points.delete([first.id])
         job = jobs.enqueue(workspace.database, "verify", {"index_id": 1, "repair": True})
-        assert Indexer(workspace).step()
+        assert JobLoop("owner", HANDLERS).step(workspace)
         result = jobs.get(workspace.database, job).result
         assert result is not None
         assert (result["missing"], result["repaired"], result["clean"]) == (1, True, True)
@@ -301,7 +303,7 @@ def test_a_lost_index_is_rebuilt_from_the_log(site: Site) -> None:
     store.drop(store.names()[0])
     with site.open() as workspace:
         job = jobs.enqueue(workspace.database, "verify", {"index_id": 1, "repair": True})
-        Indexer(workspace).step()
+        JobLoop("owner", HANDLERS).step(workspace)
         result = jobs.get(workspace.database, job).result
         assert result is not None
         assert result["rebuilt"]

@@ -16,6 +16,7 @@ from ingest.indexer import Indexer
 from nvr_rag import deployments, indexes, indexing, processes, promotion, registry, upkeep
 from nvr_rag.api import preparing
 from nvr_rag.api.preparing import Preparer
+from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, IndexMissing, NotFound, NvrError, StoreUnavailable
@@ -230,10 +231,11 @@ def test_all_servers_are_waited_for_and_dead_ones_are_not(
 ) -> None:
     candidate = doubles.candidate(full.workspace, 1)
     dead, first, second = (processes.announce(full.database, "serve") for _ in range(3))
-    real = t.now
-    monkeypatch.setattr(t, "now", lambda: real() - timedelta(seconds=processes.DEAD_AFTER_SECONDS + 1))
+    real = clock.now
+    ago = timedelta(seconds=processes.DEAD_AFTER_SECONDS + 1)
+    monkeypatch.setattr(clock, "now", lambda connection: real(connection) - ago)
     processes.beat(full.database, dead)
-    monkeypatch.setattr(t, "now", real)
+    monkeypatch.setattr(clock, "now", real)
     processes.beat(full.database, first, {candidate.id: None})
     told: list[float] = []
 

@@ -8,14 +8,15 @@ from datetime import timedelta
 import pytest
 
 from nvr_rag import processes
-from nvr_rag.db import tables as t
+from nvr_rag.db import clock
+from nvr_rag.errors import StoreBusy
 from tests.support import House
 
 
 def at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Move the clock forward."""
-    real = t.now
-    monkeypatch.setattr(t, "now", lambda: real() + timedelta(seconds=seconds))
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda connection: real(connection) + timedelta(seconds=seconds))
 
 
 def test_a_server_is_found_by_its_kind(house: House) -> None:
@@ -78,3 +79,24 @@ def test_each_server_speaks_for_itself(house: House) -> None:
     processes.beat(house.database, second, {1: "no"})
     found = {one.id: one.prepared for one in processes.alive(house.database, "serve")}
     assert found == {first: {"1": None}, second: {"1": "no"}}
+
+
+def test_a_job_is_left_to_those_who_say_that_they_take_it(house: House) -> None:
+    def takers(kind: str) -> list[str]:
+        return [one.id for one in processes.taking(house.database, kind)]
+
+    assert takers("verify") == []
+    trains = processes.announce(house.database, "worker", job_kinds=["retrain"])
+    server = processes.announce(house.database, "serve", "http://127.0.0.1:8000", job_kinds=("verify", "retrain"))
+    assert (takers("verify"), takers("retrain"), takers("other")) == ([server], [server, trains], [])
+    older = processes.announce(house.database, "serve")  # a release that does not say
+    assert takers("other") == [older]
+
+
+def test_what_owns_an_index_is_told_by_name(house: House) -> None:
+    busy = StoreBusy("the index is owned by another process")
+    assert "No server is running" in str(processes.busy(house.database, busy))
+    processes.announce(house.database, "worker", job_kinds=["verify"])
+    assert f"probably in the worker with process id {os.getpid()}" in str(processes.busy(house.database, busy))
+    processes.announce(house.database, "serve", "http://127.0.0.1:8000", job_kinds=["verify"])
+    assert f"probably in the server with process id {os.getpid()}" in str(processes.busy(house.database, busy))

@@ -1,4 +1,4 @@
-"""What `retrain` and `mine` share: getting a lap run, here or by the server, and showing how far it is."""
+"""What `retrain` and `mine` share: getting a lap run, here or by a server or worker, and showing how far it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from training.loop import Request
 
 POLL_SECONDS = 0.3
-UNHEARD_SECONDS = 20.0  # after which a server that does not take the job is asked about
+UNHEARD_SECONDS = 20.0  # after which it is asked about that nobody takes the job
+_UNTRAINED = (
+    "the server does not take the job: install 'nvr-rag[training]' where it runs and restart it, or stop it and run "
+    "the same command again"
+)
 
 
 def check_installed() -> None:
@@ -43,11 +47,12 @@ def take(workspace: Workspace, request: Request, *, resume: bool) -> int:
     """The job to run: one that was left behind, with `resume` also the newest one when it has failed, or a new one.
 
     Raises Conflict when there is nothing to resume, and rather than going on with a lap when a dry run was asked for,
-    or the other way round.
+    or the other way round; ConfigurationError where a server owns the indexes and does not train.
     """
     from nvr_rag import jobs
     from training import running
 
+    _check_reachable(workspace)
     left = running.left_behind(workspace, request.collection, failed=resume)
     if left is None and resume:
         raise Conflict("the last lap of this collection has not failed; leave --resume out to begin a new one")
@@ -65,9 +70,12 @@ def take(workspace: Workspace, request: Request, *, resume: bool) -> int:
     return left.id
 
 
-def follow(workspace: Workspace, job_id: int) -> Mapping[str, Any]:
-    """Run the job, or watch the server run it; what it came to. Raises NvrError with its error."""
+def follow(workspace: Workspace, job_id: int) -> dict[str, Any]:
+    """Run the job, or watch a server or worker run it; what it came to, and where its report is. Raises NvrError with
+    its error."""
     from nvr_rag import processes
+    from training.loop import report_of
+    from training.running import KIND
 
     with output.progress() as bars:
         task = bars.add_task("Beginning", total=None)
@@ -77,9 +85,19 @@ def follow(workspace: Workspace, job_id: int) -> Mapping[str, Any]:
                 words = f"{progress['number']}/{progress['steps']} {progress['step']}: {progress['words']}".rstrip(": ")
                 bars.update(task, description=words, completed=progress["done"], total=progress["total"])
 
-        if processes.alive(workspace.database, "serve"):
-            return _watch(workspace, job_id, show)
-        return _run(workspace, job_id, show)
+        others = bool(processes.taking(workspace.database, KIND))
+        result = (_watch if others else _run)(workspace, job_id, show)
+    return {**result, "report": report_of(workspace, str(result["run"]))}
+
+
+def _check_reachable(workspace: Workspace) -> None:
+    """Raise ConfigurationError where the indexes are a server's that does not train: a lap could not open them here."""
+    from nvr_rag import processes
+    from training.running import KIND
+
+    servers = processes.alive(workspace.database, processes.SERVER)
+    if servers and workspace.settings.qdrant.url is None and not processes.taking(workspace.database, KIND):
+        raise ConfigurationError(_UNTRAINED)
 
 
 def _run(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
@@ -97,25 +115,23 @@ def _run(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]], 
 
 def _watch(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
     from nvr_rag import jobs, processes
+    from training.running import KIND
 
     asked = time.monotonic()
     while not (job := jobs.get(workspace.database, job_id)).finished:
         show(job.progress)
-        if not processes.alive(workspace.database, "serve"):
+        if not processes.taking(workspace.database, KIND):
             raise Conflict("the server has stopped; run nvr-rag retrain again to go on with the lap")
-        if job.state != "queued" or _others_run(workspace, job_id):
+        if job.state != "queued" or job.due_at is not None or _others_run(workspace, job_id):
             asked = time.monotonic()
         elif time.monotonic() - asked > UNHEARD_SECONDS:
-            raise ConfigurationError(
-                "the server does not take the job: install 'nvr-rag[training]' where it runs and restart it, or stop "
-                "it and run the same command again"
-            )
+            raise ConfigurationError(_UNTRAINED)
         time.sleep(POLL_SECONDS)
     return _outcome(job)
 
 
 def _others_run(workspace: Workspace, job_id: int) -> bool:
-    """Whether the server is busy with another lap: it runs one at a time."""
+    """Whether they are busy with another lap: each runs one at a time."""
     from nvr_rag import jobs
     from training.running import KIND
 
@@ -125,8 +141,12 @@ def _others_run(workspace: Workspace, job_id: int) -> bool:
 
 
 def _outcome(job: Job) -> Mapping[str, Any]:
+    from nvr_rag.jobs import Status
+
     if job.result is None:
         collection = job.payload.get("collection")
+        if job.status is Status.CANCELLED:
+            raise NvrError("the lap was cancelled; what served still serves")
         raise NvrError(
             f"{job.error or 'the lap did not finish'}. nvr-rag deploy list --collection {collection} shows what "
             f"serves; nvr-rag retrain --resume --collection {collection} goes on behind the last finished step"

@@ -45,10 +45,15 @@ def retrain(
     with common.open_workspace() as workspace:
         request = following.new_request(collection, recipe=recipe, rule=rule, dry_run=dry_run, promote=yes)
         job_id = following.take(workspace, request, resume=resume)
-        result = dict(following.follow(workspace, job_id))
+        result = following.follow(workspace, job_id)
         if not as_json:
             _tell_decision(result)
-        if result["outcome"] == "accept" and not result["promoted"] and _wants(workspace, job_id, yes, as_json):
+        if (
+            result["outcome"] == "accept"
+            and not result["promoted"]
+            and _serves_still(workspace, collection, result)
+            and _wants(workspace, job_id, yes, as_json)
+        ):
             result = {**result, **_promote(workspace, collection, str(result["run"]))}
     if as_json:
         output.emit({"collection": collection, **result})
@@ -71,6 +76,21 @@ def _tell_rest(result: Mapping[str, Any]) -> None:
     for step in result["next_steps"]:
         output.say(f"{step['words']} {step['command']}")
     output.say(f"Report: {result['report']['page']}")
+
+
+def _serves_still(workspace: Workspace, collection: str, result: Mapping[str, Any]) -> bool:
+    """Whether what the candidate was compared with is what serves: of anything else it is not known to be better."""
+    from nvr_rag import deployments
+
+    with workspace.database.read() as connection:
+        serving = deployments.serving(connection, collection).id
+    if serving == result.get("compared_with"):
+        return True
+    output.note(
+        f"Not promoted: what serves now, deployment {serving}, is not what the candidate was compared with; nvr-rag "
+        f"retrain --collection {collection} compares anew."
+    )
+    return False
 
 
 def _wants(workspace: Workspace, job_id: int, yes: bool, as_json: bool) -> bool:
