@@ -236,6 +236,7 @@ class QdrantServerIndex:
         )
 
     def count(self) -> int:
+        """One copy's number: the client asks for it without a consistency."""
         return self._ask(lambda client, seconds: client.count(self._collection, exact=True, timeout=seconds)).count
 
     def flush(self) -> None:
@@ -252,6 +253,9 @@ class QdrantServerIndex:
     def optimize(self, stop: threading.Event | None = None) -> bool:
         """A server does it by itself, all the time."""
         return False
+
+    def scrub(self, stop: threading.Event | None = None) -> None:
+        """Its optimiser rewrites segments in its own time; an index that is compacted is written anew at once."""
 
     def close(self) -> None:
         self._closed = True

@@ -61,7 +61,9 @@ def translated(name: str) -> Iterator[None]:
         ) from error
     except grpc.RpcError as error:
         raise _grpc_refusal(name, error) from error
-    except (ApiException, AssertionError) as error:  # the latter: an answer without a result
+    except (ApiException, AssertionError) as error:
+        if isinstance(error, AssertionError) and "None" not in str(error):  # not the client's "returned None result"
+            raise
         raise StoreUnavailable(f"index {name!r}: the Qdrant server gave no usable answer ({error})") from error
     except ValueError as error:  # how the client refuses a request by itself, and how its local mode reports
         raise _local_refusal(name, error) from error

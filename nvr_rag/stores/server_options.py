@@ -65,12 +65,12 @@ def creation(settings: QdrantSettings) -> dict[str, Any]:
 def creation_arguments(config: StoreConfig) -> dict[str, Any]:
     """For `QdrantClient.create_collection`. Settings that an index does not name are left to the server."""
     wanted = config.settings
-    dense = models.VectorParams(
-        size=config.dimension, distance=models.Distance.DOT, on_disk=wanted.get("vectors_on_disk") or None
-    )
+    on_disk = wanted.get("vectors_on_disk") or None
+    dense = models.VectorParams(size=config.dimension, distance=models.Distance.DOT, on_disk=on_disk)
+    terms = models.SparseIndexParams(on_disk=True) if on_disk else None
     arguments: dict[str, Any] = {
         "vectors_config": {DENSE: dense},
-        "sparse_vectors_config": {LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        "sparse_vectors_config": {LEXICAL: models.SparseVectorParams(modifier=models.Modifier.IDF, index=terms)},
         "metadata": {CONFIG_KEY: asdict(config)},
         # A server may be told to hide new points until they are indexed; what was written is to be found at once.
         "optimizers_config": models.OptimizersConfigDiff(prevent_unoptimized=False),
@@ -176,9 +176,11 @@ class Shape:
     def search_params(self, using: str) -> models.SearchParams | None:
         """For a search in one of the vectors. Quantized candidates are always compared again by the vectors themselves,
         which Qdrant does by itself for binary ones only. `indexed_only` stays off: it hides what is not indexed yet."""
+        if using != DENSE:
+            return None  # lexical searches are exact, by an index that is always there
         if self.exact:
             return models.SearchParams(exact=True)
-        if self.oversampling is None or using != DENSE:
+        if self.oversampling is None:
             return None
         return models.SearchParams(
             quantization=models.QuantizationSearchParams(rescore=True, oversampling=self.oversampling)

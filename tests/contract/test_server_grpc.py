@@ -37,7 +37,7 @@ def server() -> Iterator[GrpcStandIn]:
 
 
 def settings(server: GrpcStandIn, **more: Any) -> QdrantSettings:
-    return QdrantSettings(url=server.stand_in.url, grpc=True, grpc_port=server.port, timeout_seconds=2, **more)
+    return QdrantSettings(url=server.stand_in.url, grpc=True, grpc_port=server.port, timeout_seconds=30, **more)
 
 
 @pytest.fixture

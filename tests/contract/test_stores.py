@@ -436,6 +436,33 @@ def test_scan_gives_every_point_once_in_id_order(index: OpenIndex, batch: int, w
             assert stored.dense[0] == n % 7
 
 
+def test_scrubbing_changes_nothing_that_is_there(store: Store) -> None:
+    store.create("main", CONFIG)
+    index = store.open("main")
+    index.upsert([point(n, (float(n), 1.0), terms(t1=1.0 + n), {"uri": f"u{n}"}) for n in range(300)])
+    index.delete([uid(7), uid(299)])
+    index.set_payload({uid(8): {**point(8).payload, "uri": "repainted"}})
+    before = index.read([uid(n) for n in range(300)])
+    index.scrub()
+    for round_ in range(2):
+        opened = index if round_ == 0 else store.open("main")
+        now = opened.read([uid(n) for n in range(300)])
+        assert set(now) == set(before) == {uid(n) for n in range(300)} - {uid(7), uid(299)}
+        for key, one in now.items():
+            np.testing.assert_array_equal(one.dense, before[key].dense)
+            assert dict(one.payload) == dict(before[key].payload)
+            assert list(one.lexical.indices) == list(before[key].lexical.indices)
+        assert ids(opened.search_dense(vector(1.0), 1)) == [uid(298)]
+        assert ids(opened.search_dense(vector(1.0), 9, parse_filter({"uri": "repainted"}))) == [uid(8)]
+        opened.upsert([point(1, (500.0,))])  # what is written afterwards counts
+        opened.delete([uid(2)])
+        assert ids(opened.search_dense(vector(1.0), 1)) == [uid(1)]
+        assert opened.get([uid(2)]) == {}
+        opened.upsert([point(n, (float(n), 1.0), terms(t1=1.0 + n), {"uri": f"u{n}"}) for n in (1, 2)])
+        opened.flush()
+        opened.close()
+
+
 def test_an_empty_index_answers_everything(index: OpenIndex) -> None:
     assert index.count() == 0
     assert index.info().points == 0

@@ -141,6 +141,40 @@ def test_writes_wait_and_carry_the_key(server: Canned) -> None:
     assert all("wait=true&ordering=medium" in path and key == "secret" for _, path, _, key in server.requests)
 
 
+@pytest.mark.parametrize("status", ["acknowledged", "wait_timeout"])
+def test_a_write_that_is_taken_but_not_applied_is_no_success(
+    server: Canned, index: QdrantServerIndex, status: str
+) -> None:
+    server.result = {"operation_id": 1, "status": status}
+    for call in (lambda: index.upsert([point(1)]), lambda: index.delete([uid(1)])):
+        with pytest.raises(StoreUnavailable, match="not applied"):
+            call()
+    server.result = [server.result]
+    with pytest.raises(StoreUnavailable, match="not applied"):
+        index.set_payload({uid(1): {"uri": "u"}})
+
+
+def test_an_answer_without_a_result_or_without_sense_is_unavailable(server: Canned, index: QdrantServerIndex) -> None:
+    for nonsense in (None, {"points": 7}, "text", [1]):
+        server.result = nonsense
+        with pytest.raises(StoreUnavailable):
+            index.search_dense(vector(1.0), 1)
+
+
+def test_reads_ask_as_many_copies_as_the_settings_say_and_name_a_time(server: Canned) -> None:
+    settings = QdrantSettings(url=server.url, read_consistency="majority", timeout_seconds=7, oversampling=3.0)
+    index = QdrantServerIndex("main", Server(make_client(settings), settings), "c", CONFIG, Shape(oversampling=3.0))
+    server.result = {"points": []}
+    assert index.search_dense(vector(1.0), 5) == []
+    _, path, body, _ = server.requests[-1]
+    assert path == "/collections/c/points/query?consistency=majority&timeout=7"
+    assert body["params"]["quantization"] == {"rescore": True, "oversampling": 3.0}
+    assert "indexed_only" not in body["params"]
+    server.result = []
+    index.get([uid(1)])
+    assert server.requests[-1][1] == "/collections/c/points?consistency=majority&timeout=7"
+
+
 def test_sharding_and_replication_are_set_at_creation(server: Canned) -> None:
     server.result = {"exists": False}
     config = StoreConfig(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from qdrant_client import QdrantClient, models
 
 from nvr_rag.errors import StoreError
@@ -71,6 +71,7 @@ def test_memory_and_shards() -> None:
         made_with(vectors_on_disk=True, payload_on_disk=False, hnsw_on_disk=True, shard_number=6, replication_factor=3)
     )
     assert arguments["vectors_config"][DENSE].on_disk is True
+    assert arguments["sparse_vectors_config"][LEXICAL].index.on_disk is True
     assert arguments["on_disk_payload"] is False
     assert arguments["hnsw_config"].on_disk is True
     assert [arguments[f] for f in ("shard_number", "replication_factor", "write_consistency_factor")] == [6, 3, 2]
@@ -155,6 +156,7 @@ def test_strict_mode_limits_only_while_it_is_on() -> None:
 
 def test_exact_searches_ignore_graphs_and_quantization() -> None:
     assert Shape(exact=True, oversampling=2.0).search_params(DENSE) == models.SearchParams(exact=True)
+    assert Shape(exact=True).search_params(LEXICAL) is None
 
 
 def test_ties_are_looked_for_as_far_as_a_store_lets_us() -> None:
@@ -214,3 +216,18 @@ def test_urls(url: str) -> None:
 @pytest.mark.parametrize(("value", "expected"), [("majority", "majority"), ("2", 2), (3, 3), (None, None)])
 def test_read_consistency(value: Any, expected: Any) -> None:
     assert QdrantSettings(read_consistency=value).read_consistency == expected
+
+
+@pytest.mark.parametrize("key", ["secret-42\n", "secret-42\x00", "schlüssel-secret-42"])
+def test_a_key_that_fits_no_header_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        QdrantSettings(api_key=SecretStr(key))
+    assert "secret-42" not in str(raised.value)
+    assert "no key has" in str(raised.value)
+
+
+@pytest.mark.parametrize("field", ["metadata.year", "a b", 'a"b', "", "a..b", "a[0]"])
+def test_metadata_indexes_name_fields_as_filters_do_without_the_prefix(field: str) -> None:
+    with pytest.raises(ValidationError):
+        QdrantSettings(metadata_indexes={field: "keyword"})
+    QdrantSettings(metadata_indexes={"größe": "number", "a-b.c_d": "keyword"})
