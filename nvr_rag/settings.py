@@ -112,7 +112,7 @@ class QdrantSettings(BaseModel):
 class ApiSettings(BaseModel):
     """The HTTP server."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid")
 
     host: str = "127.0.0.1"
     """Address to listen on; only loopback while there are no API keys."""
