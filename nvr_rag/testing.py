@@ -212,6 +212,12 @@ class MemoryIndex:
         self._held()
         return False
 
+    def scrub(self, stop: Event | None = None) -> None:
+        """Nothing is kept of what was deleted."""
+        with self._lock:
+            held = self._held()
+            held.flushed = dict(held.points)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -395,6 +401,9 @@ class FaultyIndex:
 
     def optimize(self, stop: Event | None = None) -> bool:
         return self._call("optimize", lambda: self._index.optimize(stop))
+
+    def scrub(self, stop: Event | None = None) -> None:
+        self._call("scrub", lambda: self._index.scrub(stop))
 
     def close(self) -> None:
         self._index.close()

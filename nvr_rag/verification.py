@@ -219,6 +219,8 @@ class _Comparison:
             self._note(foreign)
             if self._repair and foreign:
                 self._index.points.delete(foreign)
+                if self._index.points.get(foreign):
+                    raise self._forgetful()
 
     def _compare(self, group: Sequence[PlacedChunk], seq: int) -> None:
         stored = self._index.points.read([chunk.chunk_id for chunk in group])
@@ -257,7 +259,13 @@ class _Comparison:
             self._index.points.upsert(_encoded(self._index, poor))
             poor = self._still_wrong(poor)
         if poor:
-            raise IndexDamaged(f"the index {self._index.info.name} does not keep what is written into it")
+            raise self._forgetful()
+
+    def _forgetful(self) -> IndexDamaged:
+        return IndexDamaged(
+            f"the index {self._index.info.name} does not keep what is written into it; "
+            "nvr-rag verify --repair rebuilds it from the corpus log"
+        )
 
     def _still_wrong(self, group: Sequence[PlacedChunk]) -> list[PlacedChunk]:
         stored = self._index.points.read([chunk.chunk_id for chunk in group])

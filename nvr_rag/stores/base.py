@@ -126,6 +126,13 @@ class OpenIndex(Protocol):
         and may be done again at any time, also after a crash in the middle. Raises Stopped.
         """
 
+    def scrub(self, stop: threading.Event | None = None) -> None:
+        """Return only when no file of ours has anything left of points that were deleted or replaced.
+
+        Nobody may write meanwhile; searches go on, save for a moment in which they raise StoreUnavailable. What a
+        server keeps in its own files, and until when, is its own business: there nothing is done. Raises Stopped.
+        """
+
     def close(self) -> None:
         """Let go of the index so that another process may own it. Twice is fine; other calls after it fail."""
 

@@ -29,6 +29,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,7 +38,16 @@ import numpy as np
 import qdrant_edge as edge
 
 from nvr_rag.disk import allocated, free
-from nvr_rag.errors import IndexDamaged, IndexExists, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
+from nvr_rag.errors import (
+    IndexDamaged,
+    IndexExists,
+    IndexMissing,
+    NvrError,
+    Stopped,
+    StoreBusy,
+    StoreError,
+    StoreUnavailable,
+)
 from nvr_rag.filters import FIELDS, Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
 from nvr_rag.stores.conditions import Words, compile_filter
@@ -67,6 +77,7 @@ BATCH = 128  # points a write: about 10 ms during which no other thread runs
 # the rest is for what others write meanwhile.
 WRITING_BYTES, OPENING_BYTES = 64 * 2**20, 32 * 2**20
 _CONFIG_FILE, _LOCK_FILE, _SHARD_FOLDER = "index.json", "owner.lock", "shard"
+_NEW_SHARD, _OLD_SHARD = "shard.new", "shard.old"  # while one takes the place of the other
 _STALE_SECONDS = 3600.0  # a creation takes a tenth of a second
 
 # MatchValue reads Python's True as the integer 1; NumPy's it takes for what it is.
@@ -290,6 +301,48 @@ class EdgeIndex:
                 self._away = False
         return True
 
+    def scrub(self, stop: threading.Event | None = None) -> None:
+        """The points are copied into a new shard, which takes the place of the old one: segments and write-ahead log
+        of that go whole, and with them everything that was deleted."""
+        fresh = self._folder.parent / f".new-{self._name}-{uuid4().hex}"
+        _see_room(self._name, self._folder, WRITING_BYTES + allocated(self._folder))
+        with _translated(self._name):
+            try:
+                fresh.mkdir()
+                shutil.copyfile(self._folder / _CONFIG_FILE, fresh / _CONFIG_FILE)
+                _make_shard(fresh / _SHARD_FOLDER, self._config)
+                if self._copy_into(fresh / _SHARD_FOLDER, stop) >= GRAPH_FROM:
+                    optimize_in_child(fresh, self._lock, stop)
+                _sync_tree(fresh)
+                os.rename(fresh / _SHARD_FOLDER, self._folder / _NEW_SHARD)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        with self._open() as shard:
+            self._away, self._shard = True, None
+            shard.close()
+        try:
+            _take_new_shard(self._folder)
+            self._shard = _load(self._name, self._folder)
+        finally:
+            self._away = False
+
+    def _copy_into(self, folder: Path, stop: threading.Event | None) -> int:
+        """Write every point into another shard that nobody has loaded; how many there are."""
+        count = 0
+        copy = edge.EdgeShard.load(str(folder))
+        try:
+            found = self.scan()
+            while ids := [point.id for point in islice(found, BATCH)]:
+                if stop is not None and stop.is_set():
+                    raise Stopped("stopped while an index was written anew; it can be begun again")
+                points = [_to_edge(point) for point in self.read(ids).values()]
+                copy.update(edge.UpdateOperation.upsert_points(points))
+                count += len(points)
+            copy.flush()
+        finally:
+            copy.close()
+        return count
+
     def close(self) -> None:
         shard, self._shard = self._shard, None
         if shard is not None:
@@ -351,8 +404,12 @@ def _own(name: str, folder: Path) -> int:
 
 
 def _load(name: str, folder: Path) -> edge.EdgeShard:
+    _finish_swap(folder)
     if not _segments(folder):  # the library would make an empty one, and say nothing
         raise IndexDamaged(f"index {name!r} is damaged: its segments are gone; {_REMEDY}")
+    if not any((folder / _SHARD_FOLDER / "wal").glob("open-*")):
+        # It would number updates from 0 again, and take those of all that is there for old ones and pass over them.
+        raise IndexDamaged(f"index {name!r} is damaged: its write-ahead log is gone; {_REMEDY}")
     try:
         return edge.EdgeShard.load(str(folder / _SHARD_FOLDER))
     except BaseException as error:
@@ -364,6 +421,20 @@ def _load(name: str, folder: Path) -> edge.EdgeShard:
         if _REFUSED.search(text):
             raise StoreUnavailable(f"index {name!r} cannot be opened: {text}") from error
         raise IndexDamaged(f"index {name!r} is damaged ({text}); {_REMEDY}") from error
+
+
+def _take_new_shard(folder: Path) -> None:
+    """Let the new shard take the place of the old one. What a crash leaves of it, `_finish_swap` finishes."""
+    os.rename(folder / _SHARD_FOLDER, folder / _OLD_SHARD)
+    _finish_swap(folder)
+
+
+def _finish_swap(folder: Path) -> None:
+    if not (folder / _SHARD_FOLDER).exists() and (folder / _OLD_SHARD).exists() and (folder / _NEW_SHARD).exists():
+        os.rename(folder / _NEW_SHARD, folder / _SHARD_FOLDER)
+        _sync_folder(folder)
+    for leftover in (_NEW_SHARD, _OLD_SHARD):  # a new one that did not get its turn lacks what was written since
+        shutil.rmtree(folder / leftover, ignore_errors=True)
 
 
 def _segments(folder: Path) -> bool:

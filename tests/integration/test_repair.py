@@ -177,7 +177,8 @@ def lose(house: House) -> None:
     if isinstance(house.store, MemoryStore):
         house.store.lose(name)
     elif isinstance(house.store, EdgeStore):
-        shutil.rmtree(house.store._folder(name))
+        folder = house.store._folder(name)  # away at once: whoever opens it meanwhile puts a lock into it
+        shutil.rmtree(folder.rename(folder.with_name(f".doomed-{name}")))
     else:
         house.store.drop(name)
 

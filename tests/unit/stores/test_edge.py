@@ -246,6 +246,65 @@ def test_files_that_cannot_be_read_any_more_are_damage(store: EdgeStore, tmp_pat
     index.close()
 
 
+@pytest.mark.parametrize("victim", ["shard/wal", "shard/wal/open-*"])
+def test_a_shard_without_its_log_is_damaged(store: EdgeStore, tmp_path: Path, victim: str) -> None:
+    """The library would open it, and pass over every update of what is there."""
+    fill(store)
+    for path in list((tmp_path / "main").glob(victim)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(IndexDamaged, match="write-ahead log"):
+        store.open("main")
+
+
+def words_in(folder: Path, word: bytes) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and word in path.read_bytes())
+
+
+def test_scrubbing_leaves_nothing_of_what_was_deleted_or_replaced(store: EdgeStore, tmp_path: Path) -> None:
+    index = store.open("main")
+    index.upsert([point(n, payload={"uri": f"word-zebra-{n}", "title": "zebra"}) for n in range(3)])
+    index.upsert([point(n) for n in range(3, 200)])
+    index.flush()
+    index.delete([uid(0), uid(1)])
+    index.upsert([point(2)])
+    index.flush()
+    assert words_in(tmp_path, b"zebra")  # the library keeps it
+    index.scrub()
+    assert words_in(tmp_path, b"zebra") == []
+    assert index.count() == 198
+    assert sorted(path.name for path in (tmp_path / "main").iterdir()) == ["index.json", "owner.lock", "shard"]
+    index.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["main"]
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_crash_while_a_scrubbed_shard_takes_its_place_loses_nothing(
+    store: EdgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    index = store.open("main")
+    index.upsert([point(n) for n in range(50)])
+    index.delete([uid(0)])
+
+    def crash(folder: Path) -> None:
+        if moment != "before":
+            (folder / "shard").rename(folder / "shard.old")
+        if moment == "after":
+            (folder / "shard.new").rename(folder / "shard")
+        raise Crash
+
+    monkeypatch.setattr(edge_module, "_take_new_shard", crash)
+    with pytest.raises(Crash):
+        index.scrub()
+    os.close(index._lock)
+    monkeypatch.undo()
+    again = store.open("main")
+    assert [one.id for one in again.scan()] == [uid(n) for n in range(1, 50)]
+    again.upsert([point(1, (9.0,))])
+    assert [hit.id for hit in again.search_dense(vector(1.0), 1)] == [uid(1)]
+    assert sorted(path.name for path in (tmp_path / "main").iterdir()) == ["index.json", "owner.lock", "shard"]
+    again.close()
+
+
 def test_what_has_nothing_to_do_with_the_files_is_no_damage(store: EdgeStore) -> None:
     with pytest.raises(StoreError, match="No space left") as raised, _translated("main"):
         raise Exception("Service runtime error: No space left on device")
