@@ -66,9 +66,10 @@ class Life:
         self.children: list[Child] = []
         self._nursery = nursery
 
-    def start(self, *arguments: str) -> Child:
-        """Start a command with --json."""
-        child = self._nursery.start([*arguments, "--json"], self.place.settings, self.place.logs)
+    def start(self, *arguments: str, as_json: bool = True) -> Child:
+        """Start a command."""
+        line = [*arguments, "--json"] if as_json else arguments
+        child = self._nursery.start(line, self.place.settings, self.place.logs)
         self.children.append(child)
         return child
 

@@ -174,14 +174,14 @@ def _switch(life: Life, rng: Random, target: str, number: int, command: str) -> 
 
 
 _ANY = (ALONE, COMMAND, SERVER, BOTH)
-FIRST = Operation(name="first ingest", targets=_ANY, begin=_first_ingest, weight=2, usual_seconds=1.5)
+FIRST = Operation(name="first ingest", targets=_ANY, begin=_first_ingest, weight=2, usual_seconds=1.2)
 OPERATIONS = (
     FIRST,
-    Operation(name="re-ingest", targets=_ANY, begin=_ingest, weight=6, usual_seconds=1.2),
+    Operation(name="re-ingest", targets=_ANY, begin=_ingest, weight=6, usual_seconds=0.8),
     Operation(name="documents over HTTP", targets=(SERVER,), begin=_documents, weight=4, usual_seconds=0.6),
-    Operation(name="index build", targets=_ANY, begin=_build, weight=4, usual_seconds=0.8),
+    Operation(name="index build", targets=_ANY, begin=_build, weight=4, usual_seconds=0.6),
     Operation(name="compaction", targets=_ANY, begin=_compact, weight=4, usual_seconds=0.8),
-    Operation(name="promotion", targets=_ANY, begin=_promote, weight=4, usual_seconds=0.8),
-    Operation(name="rollback", targets=_ANY, begin=_roll_back, weight=3, usual_seconds=0.5),
-    Operation(name="feedback", targets=(SERVER,), begin=_feedback, weight=3, usual_seconds=0.6),
+    Operation(name="promotion", targets=_ANY, begin=_promote, weight=4, usual_seconds=0.5),
+    Operation(name="rollback", targets=_ANY, begin=_roll_back, weight=3, usual_seconds=0.4),
+    Operation(name="feedback", targets=(SERVER,), begin=_feedback, weight=3, usual_seconds=0.5),
 )

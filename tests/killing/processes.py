@@ -109,7 +109,7 @@ class Nursery:
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> Child:
         """Run `nvr-rag` with these arguments and settings; its output goes to files in the folder."""
         self._count += 1
-        name = f"{self._count:04d}-{arguments[0]}"
+        name = f"{self._count:04d}-{arguments[0].strip('-')}"
         files = folder / f"{name}.out", folder / f"{name}.err"
         request = {
             "arguments": list(arguments),

@@ -22,6 +22,7 @@ from tests.killing.oracle import Fault
 from tests.killing.processes import Stuck
 
 _BEYOND = 1.1  # kills come up to this fraction of what an operation usually takes
+_NOTHING_SECONDS = 0.06  # that a command takes at least, on an idle core
 _AGAIN = 0.25  # of the restarts are killed, too
 _AGAIN_SECONDS = 1.0  # within which
 _TOLD = 10  # faults of a round: the rest is more of the same
@@ -32,11 +33,18 @@ class Pace:
     two kills of three come before the end."""
 
     def __init__(self) -> None:
-        self._usual: dict[str, float] = {}
+        self._usual: dict[str, float] = {}  # seconds on an idle machine
+        self._slow = 1.0  # times longer than on an idle machine
+
+    def measure(self, life: Life) -> None:
+        """See how busy the machine is, by a command that does next to nothing."""
+        child = life.start("--version", as_json=False)
+        child.finish()
+        self._slow = max(1.0, (time.monotonic() - child.started) / _NOTHING_SECONDS)
 
     def usual(self, operation: Operation, target: str) -> float:
         """Seconds."""
-        return self._usual.get(f"{operation.name}, {target}", operation.usual_seconds)
+        return self._slow * self._usual.get(f"{operation.name}, {target}", operation.usual_seconds)
 
     def learn(self, operation: Operation, target: str, *, took: float | None, survived: float) -> None:
         """An operation took so long; or it was killed after so long and had not finished."""
@@ -45,7 +53,7 @@ class Pace:
             usual += (took - usual) / 3
         elif survived > usual / 2:
             usual *= 1.15
-        self._usual[f"{operation.name}, {target}"] = usual
+        self._usual[f"{operation.name}, {target}"] = usual / self._slow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +90,7 @@ def play(life: Life, rng: Random, pace: Pace, operation: Operation, *, place: tu
     """Play one round; `place` is the number of the life and that of the round in it."""
     started = time.monotonic()
     target = rng.choice(operation.targets)
+    pace.measure(life)
     delay, again = rng.random() * _BEYOND * pace.usual(operation, target), rng.random() < _AGAIN
     faults: list[Fault] = []
     acknowledged, ended, phase, restart, verified = False, False, "unknown", None, "failed"
