@@ -1,4 +1,4 @@
-"""`nvr-rag export` and `nvr-rag import`: collections as a file of JSON Lines, and back."""
+"""`nvr-rag export` and `nvr-rag import`: collections as a file of JSON Lines, and back; and from Qdrant collections."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nvr_rag.errors import InvalidInput
 
 if TYPE_CHECKING:
     from nvr_rag.transfer.importing import ImportReport
+    from nvr_rag.transfer.qdrant_import import QdrantReport
     from nvr_rag.workspace import Workspace
 
 _STDOUT = "-"
@@ -96,18 +97,50 @@ def _opened(to: str) -> Iterator[BinaryIO]:
 
 
 def import_file(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="What nvr-rag export has written.")],
+    path: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="What nvr-rag export has written.")] = None,
     collection: Annotated[
-        str | None, typer.Option("--collection", "-c", help="Import the file's one collection under this name.")
+        str | None,
+        typer.Option(
+            "--collection",
+            "-c",
+            help="Import the file's one collection under this name; of Qdrant, into this one.  [default: default]",
+        ),
+    ] = None,
+    from_qdrant: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Read from this Qdrant server instead; its key is in QDRANT_API_KEY."),
+    ] = None,
+    qdrant_collection: Annotated[str | None, typer.Option(metavar="NAME", help="The collection there.")] = None,
+    text_key: Annotated[str, typer.Option(help="Where payloads have their text.")] = "page_content",
+    metadata_key: Annotated[str, typer.Option(help="Where payloads have their metadata.")] = "metadata",
+    uri_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Points that have the same here are one document; '' for none.  [default: source, uri, url, file_path]"
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and say what would be done; do nothing.")] = False,
     as_json: common.AsJson = False,
 ) -> None:
-    """Read what nvr-rag export has written; returns when everything is searchable.
+    """Read what nvr-rag export has written, or the texts of a Qdrant collection; returns when all can be found.
 
-    The whole file is checked before anything is stored. Documents that are there already are replaced by what the file
-    says; nothing is deleted. Stop it whenever you like: running it again goes on.
+    Everything is checked before anything is stored. Documents that are there already are replaced by what is read;
+    nothing is deleted. Stop it whenever you like: running it again goes on.
     """
+    if from_qdrant is not None:
+        if path is not None or qdrant_collection is None:
+            raise InvalidInput("--from-qdrant URL goes with --qdrant-collection NAME, and without a file")
+        keys: dict[str, Any] = {"text": text_key, "metadata": metadata_key}
+        if uri_key:
+            keys["uri"] = [key for key in uri_key if key]
+        _import_points(from_qdrant, qdrant_collection, collection or "default", keys, dry_run=dry_run, as_json=as_json)
+    elif path is None:
+        raise InvalidInput("give a file that nvr-rag export has written, or --from-qdrant URL", field="path")
+    else:
+        _import_file(path, collection, dry_run=dry_run, as_json=as_json)
+
+
+def _import_file(path: Path, collection: str | None, *, dry_run: bool, as_json: bool) -> None:
     from nvr_rag.transfer import importing
 
     with common.open_workspace() as workspace:
@@ -122,6 +155,28 @@ def import_file(
         if not dry_run:
             bring_up(workspace, report.collections)
     _tell(report, dry_run=dry_run, as_json=as_json)
+
+
+def _import_points(url: str, name: str, collection: str, keys: dict[str, Any], *, dry_run: bool, as_json: bool) -> None:
+    import os
+
+    from nvr_rag.stores.foreign import KEY_VARIABLE, foreign_collection
+    from nvr_rag.transfer.points import Keys
+    from nvr_rag.transfer.qdrant_import import QdrantWatcher, import_points
+
+    with common.open_workspace() as workspace:
+        source = foreign_collection(workspace.settings.qdrant, url, os.environ.get(KEY_VARIABLE), name)
+        with output.progress() as bars:
+            reading = bars.add_task("Reading points", total=None)
+            storing = bars.add_task("Storing documents", total=None, visible=False)
+            watcher = QdrantWatcher(
+                read=lambda done, total: bars.update(reading, completed=done, total=total),
+                stored=lambda done, total: bars.update(storing, completed=done, total=total, visible=True),
+            )
+            report = import_points(workspace, source, collection, keys=Keys(**keys), dry_run=dry_run, watcher=watcher)
+        if not dry_run:
+            bring_up(workspace, [collection])
+    _tell_points(report, dry_run=dry_run, as_json=as_json)
 
 
 def bring_up(workspace: Workspace, names: Sequence[str]) -> None:
@@ -167,3 +222,17 @@ def _tell(report: ImportReport, *, dry_run: bool, as_json: bool) -> None:
         )
     for name in report.created:
         output.say(f"new collection: {name}")
+
+
+def _tell_points(report: QdrantReport, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        output.emit({"dry_run": dry_run, **asdict(report)})
+        return
+    counts = {outcome.value: count for outcome, count in report.outcomes.items()}
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    would = "would be " if dry_run else ""
+    output.say(f"{report.points:,} points, {report.documents:,} documents of {report.collection}: {would}{told}")
+    if report.without_text:
+        output.say(f"without a text: {report.without_text:,} points")
+    for key, count in sorted(report.dropped.items()):
+        output.say(f"left out, as it cannot be stored: {key} of {count:,} points")

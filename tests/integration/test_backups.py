@@ -45,27 +45,62 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     engines.forget(tmp_path)
 
 
-@pytest.fixture
-def full(house: House) -> House:
-    """A house with everything in it, a model and a finished lap."""
+@pytest.fixture(scope="module")
+def full_home(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with everything in it, a model and a finished lap; to be copied."""
+    home = engines.copy_home(furnished_home, tmp_path_factory.mktemp("full") / "home")
+    house = House(home)
     fill(house.workspace, "default", 1, count=12)
+    _add_model(house)
+    _add_laps(home)
+    jobs.enqueue(house.database, "verify", {"index": 1})
+    house.close()
+    yield home
+    engines.forget(home)
+
+
+@pytest.fixture(scope="module")
+def good(full_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of it; to be copied by whoever changes it."""
+    house = House(full_home)
+    folder = tmp_path_factory.mktemp("good") / "backup"
+    back_up(house.workspace, folder)
+    house.close()
+    return folder
+
+
+@pytest.fixture
+def full(full_home: Path, tmp_path: Path) -> Iterator[House]:
+    house = House(engines.copy_home(full_home, tmp_path / "full"))
+    yield house
+    house.close()
+    engines.forget(tmp_path)
+
+
+@pytest.fixture
+def folder(good: Path, tmp_path: Path) -> Path:
+    """A backup of this test's own."""
+    return Path(shutil.copytree(good, tmp_path / "backup"))
+
+
+def _add_model(house: House) -> None:
     model = house.home / "models" / FINGERPRINT
     (model / "1_Pooling").mkdir(parents=True)
     (model / "model.safetensors").write_bytes(os.urandom(5000))
     (model / "1_Pooling" / "config.json").write_text("{}")
-    run = house.home / "runs" / "lap-1"
-    (run / "steps").mkdir(parents=True)
-    for name in ("report.json", "report.html", "config.json", "steps/judge.json", "queries.jsonl"):
-        (run / name).write_text(f"{name} of lap-1")
-    (house.home / "runs" / "lap-2").mkdir()
-    (house.home / "runs" / "lap-2" / "config.json").write_text("at work")
     with house.database.write() as connection:
         [base] = connection.scalars(select(t.EncoderVersion.fingerprint)).all()
         row = {"source": f"models/{FINGERPRINT}", "spec": {"dimension": 8}, "tokenizer": "t", "parent": base}
         connection.execute(insert(t.EncoderVersion).values(fingerprint=FINGERPRINT, **row))
         connection.execute(insert(t.Evaluation).values(encoder=FINGERPRINT, data={"ü": 1}, measures={"ndcg": 0.5}))
-    jobs.enqueue(house.database, "verify", {"index": 1})
-    return house
+
+
+def _add_laps(home: Path) -> None:
+    (home / "runs" / "lap-1" / "steps").mkdir(parents=True)
+    for name in ("report.json", "report.html", "config.json", "steps/judge.json", "queries.jsonl"):
+        (home / "runs" / "lap-1" / name).write_text(f"{name} of lap-1")
+    (home / "runs" / "lap-2").mkdir()
+    (home / "runs" / "lap-2" / "config.json").write_text("at work")
 
 
 def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
@@ -77,19 +112,13 @@ def rows(database: Database) -> dict[str, list[dict[str, Any]]]:
         }
 
 
-def backed_up(house: House, tmp_path: Path) -> Path:
-    back_up(house.workspace, tmp_path / "backup")
-    return tmp_path / "backup"
-
-
 def opened(settings: Settings) -> Workspace:
     return Workspace(settings, store=MemoryStore(), encoder=HashEncoder())
 
 
-def test_every_row_and_file_is_there_again(full: House, empty: Settings, tmp_path: Path) -> None:
+def test_every_row_and_file_is_there_again(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     before, exported = rows(full.database), lines(full.database)
     assert [name for name, found in before.items() if not found] == ["erasure"]
-    folder = backed_up(full, tmp_path)
 
     restore(empty, folder)
 
@@ -112,11 +141,12 @@ def test_every_row_and_file_is_there_again(full: House, empty: Settings, tmp_pat
     assert not list(empty.home.glob(".*"))
 
 
-def test_what_was_restored_is_found_once_it_is_indexed(full: House, empty: Settings, tmp_path: Path) -> None:
-    full.put(document("tea", "green tea is hot"))
-    full.catch_up()
-    found = [(hit.chunk_id, hit.score) for hit in full.hits("green tea")]
-    restore(empty, backed_up(full, tmp_path))
+def test_what_was_restored_is_found_once_it_is_indexed(house: House, empty: Settings, tmp_path: Path) -> None:
+    house.put(document("tea", "green tea is hot\n\nblue whale"), document("sea", "blue sea"))
+    house.catch_up()
+    found = [(hit.chunk_id, hit.score) for hit in house.hits("green tea")]
+    back_up(house.workspace, tmp_path / "backup")
+    restore(empty, tmp_path / "backup")
     with opened(empty) as workspace:
         with pytest.raises(NvrError, match="being built again"):
             workspace.retriever.search(Query(text="green tea"))
@@ -125,8 +155,10 @@ def test_what_was_restored_is_found_once_it_is_indexed(full: House, empty: Setti
         assert [(hit.chunk_id, hit.score) for hit in again] == found
 
 
-def test_numbers_go_on_after_those_that_were_restored(full: House, empty: Settings, tmp_path: Path) -> None:
-    restore(empty, backed_up(full, tmp_path))
+def test_numbers_go_on_after_those_that_were_restored(
+    full: House, empty: Settings, folder: Path, tmp_path: Path
+) -> None:
+    restore(empty, folder)
     before = rows(full.database)
     with opened(empty) as workspace:
         made = workspace.create_collection("second")
@@ -148,9 +180,9 @@ def test_numbers_go_on_after_those_that_were_restored(full: House, empty: Settin
         assert min(new - old) == max(old) + 1, name
 
 
-def test_there_and_back_again(full: House, empty: Settings, tmp_path: Path) -> None:
+def test_there_and_back_again(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     exported = lines(full.database)
-    restore(empty, backed_up(full, tmp_path))
+    restore(empty, folder)
     home = tmp_path / "third"
     if engines.url_of(full.home) is not None:
         engines.new_home(home)
@@ -239,14 +271,14 @@ def test_work_that_somebody_was_at_waits_again(full: House, empty: Settings, tmp
     with full.database.write() as connection:
         lease = {"state": "running", "worker": "w", "lease_until": t.now(), "attempts": 1}
         connection.execute(update(t.Job).values(**lease))
-    restore(empty, backed_up(full, tmp_path))
+    back_up(full.workspace, tmp_path / "made")
+    restore(empty, tmp_path / "made")
     with opened(empty) as workspace:
         [job] = rows(workspace.database)["job"]
     assert (job["state"], job["worker"], job["lease_until"], job["attempts"]) == ("queued", None, None, 1)
 
 
-def test_nothing_is_restored_over_something(full: House, empty: Settings, tmp_path: Path) -> None:
-    folder = backed_up(full, tmp_path)
+def test_nothing_is_restored_over_something(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     with opened(empty) as workspace:
         workspace.create_collection("mine")
         before = rows(workspace.database)
@@ -257,15 +289,16 @@ def test_nothing_is_restored_over_something(full: House, empty: Settings, tmp_pa
     assert not (empty.home / "models").exists()
 
 
-def test_an_installation_that_was_started_and_never_used_is_empty(full: House, empty: Settings, tmp_path: Path) -> None:
+def test_an_installation_that_was_started_and_never_used_is_empty(
+    full: House, empty: Settings, folder: Path, tmp_path: Path
+) -> None:
     opened(empty).close()
-    restore(empty, backed_up(full, tmp_path))
+    restore(empty, folder)
     with opened(empty) as workspace:
         assert len(rows(workspace.database)["collection"]) == 1
 
 
-def test_not_below_a_running_server(full: House, empty: Settings, tmp_path: Path) -> None:
-    folder = backed_up(full, tmp_path)
+def test_not_below_a_running_server(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     with opened(empty) as workspace:
         processes.announce(workspace.database, "serve")
         with pytest.raises(Conflict, match="stop it"):
@@ -273,20 +306,22 @@ def test_not_below_a_running_server(full: House, empty: Settings, tmp_path: Path
         assert not any(rows(workspace.database).values())
 
 
-def test_a_backup_that_was_never_finished(full: House, empty: Settings, tmp_path: Path, monkeypatch: Any) -> None:
-    folder = tmp_path / "backup"
+def test_a_backup_that_was_never_finished(
+    full: House, empty: Settings, folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    unfinished = tmp_path / "unfinished"
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(taking, "_copy", killed)
     with pytest.raises(KeyboardInterrupt):
-        back_up(full.workspace, folder)
-    assert (folder / "tables").exists()
+        back_up(full.workspace, unfinished)
+    assert (unfinished / "tables").exists()
     with pytest.raises(InvalidInput, match="never finished"):
-        restore(empty, folder)
+        restore(empty, unfinished)
     with pytest.raises(ConfigurationError, match="never finished"):
-        back_up(full.workspace, folder)
+        back_up(full.workspace, unfinished)
     assert not empty.home.exists()
 
 
@@ -294,8 +329,8 @@ def test_a_backup_that_was_never_finished(full: House, empty: Settings, tmp_path
     "file", ["tables/document.jsonl.gz", f"models/{FINGERPRINT}/model.safetensors", "manifest.json"]
 )
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
-def test_a_damaged_backup_changes_nothing(full: House, tmp_path: Path, file: str, how: str) -> None:
-    path = backed_up(full, tmp_path) / file
+def test_a_damaged_backup_changes_nothing(folder: Path, tmp_path: Path, file: str, how: str) -> None:
+    path = folder / file
     content = bytearray(path.read_bytes())
     if how == "flipped":
         at = content.index(b'"rows": 1') + 8 if file == "manifest.json" else len(content) // 2
@@ -307,12 +342,11 @@ def test_a_damaged_backup_changes_nothing(full: House, tmp_path: Path, file: str
         path.unlink()
     settings = Settings(home=tmp_path / "restored")
     with pytest.raises(InvalidInput, match=r"damaged|never finished"):
-        restore(settings, tmp_path / "backup")
+        restore(settings, folder)
     assert not settings.home.exists()
 
 
-def test_a_backup_of_a_newer_release(full: House, empty: Settings, tmp_path: Path) -> None:
-    folder = backed_up(full, tmp_path)
+def test_a_backup_of_a_newer_release(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     _rewrite(folder, version=2)
     with pytest.raises(InvalidInput, match="upgrade"):
         restore(empty, folder)
@@ -333,17 +367,17 @@ def _rewrite(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "models/../../evil", "other/evil"])
-def test_a_manifest_cannot_write_elsewhere(full: House, empty: Settings, tmp_path: Path, path: str) -> None:
-    folder = backed_up(full, tmp_path)
+def test_a_manifest_cannot_write_elsewhere(
+    full: House, empty: Settings, folder: Path, tmp_path: Path, path: str
+) -> None:
     _rewrite(folder, files=[{"path": path, "bytes": 1, "sha256": "0" * 64}])
     with pytest.raises(InvalidInput, match="no part of a backup"):
         restore(empty, folder)
 
 
 def test_a_row_that_is_refused_leaves_nothing_and_the_next_try_succeeds(
-    full: House, empty: Settings, tmp_path: Path
+    full: House, empty: Settings, folder: Path, tmp_path: Path
 ) -> None:
-    folder = backed_up(full, tmp_path)
     shutil.copytree(folder, tmp_path / "good")
     path = folder / "tables/judgment.jsonl.gz"
     content = gzip.decompress(path.read_bytes()).decode().split("\n")
@@ -367,9 +401,8 @@ def test_a_row_that_is_refused_leaves_nothing_and_the_next_try_succeeds(
 
 
 def test_a_crash_before_the_commit_leaves_an_empty_database_and_the_next_try_succeeds(
-    full: House, empty: Settings, tmp_path: Path, monkeypatch: Any
+    full: House, empty: Settings, folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    folder = backed_up(full, tmp_path)
     give = restoring._give_names
 
     def crash(*arguments: Any) -> None:
@@ -386,8 +419,7 @@ def test_a_crash_before_the_commit_leaves_an_empty_database_and_the_next_try_suc
     assert (empty.home / "models" / FINGERPRINT / "model.safetensors").exists()
 
 
-def test_a_folder_that_is_not_empty(full: House, tmp_path: Path) -> None:
-    folder = backed_up(full, tmp_path)
+def test_a_folder_that_is_not_empty(full: House, folder: Path, tmp_path: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(ConfigurationError, match="not empty"):
         back_up(full.workspace, folder)
@@ -397,8 +429,7 @@ def test_a_folder_that_is_not_empty(full: House, tmp_path: Path) -> None:
         back_up(full.workspace, tmp_path / "file")
 
 
-def test_a_disk_that_is_too_small(full: House, empty: Settings, tmp_path: Path, monkeypatch: Any) -> None:
-    folder = backed_up(full, tmp_path)
+def test_a_disk_that_is_too_small(full: House, empty: Settings, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("nvr_rag.disk.free", lambda _folder: 1000)
     with pytest.raises(ConfigurationError, match="are free"):
         back_up(full.workspace, tmp_path / "second")
@@ -413,19 +444,19 @@ def test_a_disk_that_is_full(full: House, tmp_path: Path, monkeypatch: Any) -> N
 
     monkeypatch.setattr("nvr_rag.backups.taking.os.fsync", no_room)
     with pytest.raises(ConfigurationError, match="No space left"):
-        back_up(full.workspace, tmp_path / "backup")
-    assert not (tmp_path / "backup" / "manifest.json").exists()
+        back_up(full.workspace, tmp_path / "made")
+    assert not (tmp_path / "made" / "manifest.json").exists()
 
 
 def test_only_this_user_can_read_it_and_no_secret_is_in_it(full: House, tmp_path: Path) -> None:
     qdrant = QdrantSettings(url="http://127.0.0.1:1", api_key="a-secret-key")  # type: ignore[arg-type]
     settings = Settings(**engines.options_of(full.home), qdrant=qdrant)
     with Workspace(settings, store=MemoryStore(), encoder=HashEncoder()) as workspace:
-        back_up(workspace, tmp_path / "backup")
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "backup").rglob("*") if path.is_file()}
-    folders = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "backup").rglob("*") if path.is_dir()}
+        back_up(workspace, tmp_path / "made")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").rglob("*") if path.is_file()}
+    folders = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").rglob("*") if path.is_dir()}
     assert (modes, folders) == ({0o600}, {0o700})
-    for path in (tmp_path / "backup").rglob("*"):
+    for path in (tmp_path / "made").rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             content = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -433,9 +464,9 @@ def test_only_this_user_can_read_it_and_no_secret_is_in_it(full: House, tmp_path
             assert b"postgresql://" not in content
 
 
-def test_a_model_whose_files_are_gone_is_told_of(full: House, empty: Settings, tmp_path: Path) -> None:
+def test_a_model_whose_files_are_gone_is_told_of(full: House, empty: Settings, folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(full.home / "models")
-    made = back_up(full.workspace, tmp_path / "backup")
+    made = back_up(full.workspace, tmp_path / "made")
     assert made.missing == (FINGERPRINT,)
-    assert manifests.read(tmp_path / "backup").missing == [FINGERPRINT]
-    restore(empty, tmp_path / "backup")
+    assert manifests.read(tmp_path / "made").missing == [FINGERPRINT]
+    restore(empty, tmp_path / "made")

@@ -10,11 +10,13 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from qdrant_client import QdrantClient, models
 
 from nvr_rag import cli
 from nvr_rag.commands import common
 from tests import engines
 from tests.integration.command_line import CommandLine
+from tests.qdrant_stand_in import StandIn
 from tests.support import document, paragraphs
 
 
@@ -146,3 +148,32 @@ def test_a_dry_run_does_nothing(run: CommandLine, tmp_path: Path, request: pytes
     assert "2 documents: would be 2 added" in result.stdout
     assert "new collection: new" in result.stdout
     assert other.json("collections", "list") == {"collections": []}
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_import_from_qdrant(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn(api_key="a-key") as server:
+        client = QdrantClient(url=server.url, api_key="a-key", check_compatibility=False)
+        client.create_collection("theirs", models.VectorParams(size=2, distance=models.Distance.COSINE))
+        payload = {"page_content": "sour cherry", "metadata": {"source": "cherry"}}
+        points = [models.PointStruct(id=1, vector=[1, 0], payload=payload), models.PointStruct(id=2, vector=[1, 0])]
+        client.upsert("theirs", points, wait=True)
+        client.close()
+        command = ("import", "--from-qdrant", server.url, "--qdrant-collection", "theirs")
+
+        refused = run(*command)
+        assert refused.exit_code == 1
+        assert "QDRANT_API_KEY" in refused.stderr
+
+        monkeypatch.setenv("QDRANT_API_KEY", "a-key")
+        told = run(*command)
+        assert told.exit_code == 0, told.output
+        assert "2 points, 1 documents of default: 1 added" in told.stdout
+        assert "without a text: 1 points" in told.stdout
+        assert run.json("search", "cherry", "-k", "1")["hits"][0]["document"]["uri"] == "cherry"
+
+
+def test_import_says_what_is_missing(run: CommandLine) -> None:
+    assert run("import").exit_code == 2
+    assert run("import", "--from-qdrant", "http://127.0.0.1:1").exit_code == 2
+    assert run("import", "x.jsonl", "--from-qdrant", "http://h", "--qdrant-collection", "x").exit_code == 2
