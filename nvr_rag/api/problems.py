@@ -27,7 +27,6 @@ from nvr_rag.errors import (
     DatabaseUnavailable,
     EncoderMismatch,
     IndexDamaged,
-    IndexMismatch,
     IndexMissing,
     InvalidFilter,
     InvalidInput,
@@ -115,14 +114,16 @@ async def _of_ours(request: Request, error: Exception) -> Response:
         request_id=request.state.request_id,
         kind=(slug, title),
         field=error.field if isinstance(error, InvalidInput) else None,
-        headers=_retry_after(error),
+        headers=_retry_after(status, error),
     )
 
 
-def _retry_after(error: Exception) -> dict[str, str] | None:
-    if isinstance(error, (IndexMissing, IndexMismatch)):
-        return {"Retry-After": str(MENDED_AFTER_SECONDS)}
-    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, NvrError) and error.retry else None
+def _retry_after(status: int, error: Exception) -> dict[str, str] | None:
+    """Whoever is told that something is unavailable is told when to come again."""
+    if status != 503:
+        return None
+    soon = isinstance(error, NvrError) and error.retry
+    return {"Retry-After": str(RETRY_AFTER_SECONDS if soon else MENDED_AFTER_SECONDS)}
 
 
 async def _of_router(request: Request, error: Exception) -> Response:

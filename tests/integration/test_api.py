@@ -20,6 +20,7 @@ from nvr_rag.errors import (
     IndexMissing,
     NvrError,
     StoreBusy,
+    StoreError,
     StoreUnavailable,
 )
 from nvr_rag.types import Query
@@ -306,18 +307,19 @@ def test_request_ids(shared_api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "slug", "retry"),
+    ("error", "status", "slug", "seconds"),
     [
-        (StoreUnavailable("timed out"), 503, "store-unavailable", True),
-        (StoreBusy("owned by process 7"), 503, "index-busy", True),
-        (DatabaseUnavailable("locked"), 503, "database-unavailable", True),
-        (EncoderMismatch("another encoder"), 503, "encoder-mismatch", False),
-        (IndexMissing("run nvr-rag verify --repair"), 503, "index-missing", True),
-        (IndexDamaged("run nvr-rag verify --repair"), 503, "index-damaged", True),
+        (StoreUnavailable("timed out"), 503, "store-unavailable", "1"),
+        (StoreBusy("owned by process 7"), 503, "index-busy", "1"),
+        (DatabaseUnavailable("locked"), 503, "database-unavailable", "1"),
+        (StoreError("it refused our key"), 503, "store-unavailable", "30"),
+        (EncoderMismatch("another encoder"), 503, "encoder-mismatch", "30"),
+        (IndexMissing("run nvr-rag verify --repair"), 503, "index-missing", "30"),
+        (IndexDamaged("run nvr-rag verify --repair"), 503, "index-damaged", "30"),
     ],
 )
 def test_errors_of_the_core_become_problems(
-    shared_api: Api, monkeypatch: pytest.MonkeyPatch, error: NvrError, status: int, slug: str, retry: bool
+    shared_api: Api, monkeypatch: pytest.MonkeyPatch, error: NvrError, status: int, slug: str, seconds: str
 ) -> None:
     monkeypatch.setattr(shared_api.workspace.retriever, "search", _raising(error))
     response = shared_api.client.post("/v1/search", json={"query": "tea"})
@@ -325,7 +327,7 @@ def test_errors_of_the_core_become_problems(
     assert response.headers["Content-Type"] == "application/problem+json"
     assert (response.status_code, problem["status"]) == (status, status)
     assert (problem["type"], problem["detail"]) == (f"urn:nvr-rag:{slug}", str(error))
-    assert ("Retry-After" in response.headers) is retry
+    assert response.headers["Retry-After"] == seconds
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), ChunkingMismatch("secret"), RecursionError("secret")])
