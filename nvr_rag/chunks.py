@@ -165,15 +165,10 @@ def parsed_text(connection: Connection, version_id: int) -> ParsedText:
 
 def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Iterator[PlacedChunk]:
     """The chunks of a version in the order of the text, in bounded memory."""
-    p = t.Placement
     after = -1
     while True:
-        rows = connection.execute(
-            _placed_chunks()
-            .where(p.version_id == version.id, p.chunking_id == chunking_id, p.ordinal > after)
-            .order_by(p.ordinal)
-            .limit(_PAGE)
-        ).all()
+        values = {"version_id": version.id, "chunking_id": chunking_id, "after": after}
+        rows = connection.execute(_page(), values).all()
         yield from (_placed_chunk(row) for row in rows)
         if len(rows) < _PAGE:
             return
@@ -223,6 +218,22 @@ def held(connection: Connection, collection_id: int, chunking_id: int, seq: int,
 def known(connection: Connection, chunk_ids: Sequence[str]) -> set[str]:
     """Those of the chunks that the log has, shown or not."""
     return set(connection.scalars(select(t.Chunk.id).where(t.Chunk.id.in_(chunk_ids))))
+
+
+@cache
+def _page() -> Any:
+    """The statement of `chunks_of`, made once: a build asks it for every document."""
+    p = t.Placement
+    return (
+        _placed_chunks()
+        .where(
+            p.version_id == bindparam("version_id"),
+            p.chunking_id == bindparam("chunking_id"),
+            p.ordinal > bindparam("after"),
+        )
+        .order_by(p.ordinal)
+        .limit(_PAGE)
+    )
 
 
 def all_chunks(connection: Connection, collection_id: int, chunking_id: int, seq: int) -> Iterator[PlacedChunk]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from nvr_rag import collections, deployments, indexes, indexing, promotion, upkeep
 from nvr_rag.chunkings import Chunker
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import Conflict, Stopped
+from nvr_rag.errors import Conflict, Maintained, Stopped
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.indexing import Progress
 from nvr_rag.stores.base import OpenIndex
@@ -27,7 +28,7 @@ from nvr_rag.writing import Work
 KIND = "compact"  # of the job that asks an index's owner
 ASKED, HITS = 64, 10  # searches that are compared, and hits of each
 ALIKE = 0.99  # share of the hits that both must have: the graph of a large index may miss one now and then
-LOOKS = 5  # at two indexes, to find them level
+LOOKS, LOOK_SECONDS = 5, 0.5  # at two indexes, to find them level
 _TIE = 1e-5  # scores that differ by less are taken to be equal
 
 Tell = Callable[[str], None]
@@ -179,13 +180,14 @@ def _check_alike(
     share = 1.0
     for _ in range(LOOKS):
         for index in (before, after):
-            indexing.catch_up(workspace.database, index, chunker, stop=stop)
+            with suppress(Maintained):  # then another process brings it up
+                indexing.catch_up(workspace.database, index, chunker, stop=stop)
         with before.maintenance, after.maintenance:
-            if not _level(workspace, before, after):
-                continue
-            share = _alike(before.points, after.points)
-        if share >= ALIKE:
+            level = _level(workspace, before, after)
+            share = _alike(before.points, after.points) if level else share
+        if level and share >= ALIKE:
             return
+        stop.wait(LOOK_SECONDS)
     if share < ALIKE:
         raise Conflict(
             f"the copy answers differently: {share:.1%} of the hits are the same, and {ALIKE:.0%} are needed; nvr-rag "

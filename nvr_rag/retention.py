@@ -189,16 +189,16 @@ def _unneeded(connection: Connection, default: str, days: float) -> list[Encoder
     if connection.scalar(select(func.count()).select_from(t.Job).where(t.Job.state.not_in(ENDED))):
         return []  # a lap at work loads versions that no index may need any more
     versions = {one.fingerprint: one for one in registry.all_versions(connection)}
-    needed = set(connection.scalars(select(i.encoder).where(i.dropped_at.is_(None))))
-    needed |= {one.fingerprint for one in versions.values() if _is_default(one, default) or one.source == BUNDLED}
+    dropped = select(i.encoder).where(i.dropped_at >= limit)
+    needed = set(connection.scalars(select(i.encoder).where(i.dropped_at.is_(None)).union(dropped)))
+    for one in versions.values():
+        if one.created_at >= limit or one.source == BUNDLED or _is_default(one, default):
+            needed.add(one.fingerprint)
     for fingerprint in list(needed):  # a lap begins with the first of a line
         while fingerprint in versions and (parent := versions[fingerprint].parent) is not None:
             needed.add(parent)
             fingerprint = parent
-    dropped = select(i.encoder, func.max(i.dropped_at)).where(i.dropped_at.is_not(None)).group_by(i.encoder)
-    last_needed = {row[0]: row[1] for row in connection.execute(dropped)}
-    free = [one for one in versions.values() if one.fingerprint not in needed]
-    return [one for one in free if max(one.created_at, last_needed.get(one.fingerprint) or one.created_at) < limit]
+    return [one for one in versions.values() if one.fingerprint not in needed]
 
 
 def _is_default(version: EncoderVersion, default: str) -> bool:

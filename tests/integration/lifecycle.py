@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import select
 
@@ -31,7 +32,11 @@ class Doubles:
 
     def register(self, database: Database, seed: int) -> str:
         """Make the version with this seed known; its fingerprint."""
-        encoder = HashEncoder(seed=seed)
+        return self.register_with(database, seed)
+
+    def register_with(self, database: Database, seed: int, **options: Any) -> str:
+        """The same for a version with options of HashEncoder."""
+        encoder = HashEncoder(seed=seed, **options)
         self._known[f"double:{seed}"] = encoder
         with database.write() as connection:
             registry.register(connection, encoder, f"double:{seed}")
