@@ -6,14 +6,17 @@ Rounds over all live indexes; an index that another process owns is that process
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from ingest.chunking import chunk
-from nvr_rag import indexes, indexing
+from nvr_rag import erasing, indexes, indexing
 from nvr_rag.errors import Maintained, NotFound, NvrError, StoreBusy
 from nvr_rag.tidying import Tidier
 from nvr_rag.upkeep import Lag, lags
 from nvr_rag.workspace import Workspace
+
+ERASE_SECONDS = 5.0  # between two looks for what was erased
 
 
 class Indexer:
@@ -31,6 +34,7 @@ class Indexer:
         self._stop = stop or threading.Event()
         self._tidier = Tidier(workspace, self._stop)
         self.problems: dict[int, str] = {}  # by index id: why it cannot be kept up, in words
+        self._erase_due = 0.0  # by the monotonic clock
         self._serving: set[int] = set()  # ids of the indexes that searches are answered from
 
     def step(self) -> bool:
@@ -39,6 +43,7 @@ class Indexer:
         found = lags(self._workspace)
         self._serving = {lag.index.id for lag in found if lag.serves}
         moved = [self._follow(lag) for lag in found]
+        self._erase()
         busy = any([dropped, *moved])
         if not busy:
             self._tidier.step()
@@ -79,6 +84,12 @@ class Indexer:
         """What was wrong is over, although there may be much left to do, and more every moment."""
         self.problems.pop(index_id, None)
         self._on_progress()
+
+    def _erase(self) -> None:
+        """Now and then remove what was erased from what this process owns."""
+        if time.monotonic() >= self._erase_due:
+            erasing.settle(self._workspace, self._stop)
+            self._erase_due = time.monotonic() + ERASE_SECONDS
 
     def _drop_retired(self) -> bool:
         with self._workspace.database.read() as connection:
