@@ -6,6 +6,7 @@ that nothing else has to.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ class Database:
             raise ConfigurationError("the database URL cannot be used: its port is not a number") from None
         except SQLAlchemyError as error:
             raise ConfigurationError(f"the database URL cannot be used: {error}") from error
+        own = self._engine.dialect.name == "sqlite" and self._engine.url.database
+        self._file = _File(Path(own)) if own else None
 
     @property
     def engine(self) -> Engine:
@@ -45,7 +48,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database throughout and writes nothing."""
-        with _wrapped(), self._engine.connect() as connection:
+        with self._connect() as connection:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
             else:
@@ -60,18 +63,59 @@ class Database:
         SQLite one writes at a time; on PostgreSQL writers meet at the rows that they lock first, the collection's above
         all, and see what was committed before they had the lock.
         """
-        with _wrapped(), self._engine.connect() as connection:
+        with self._connect() as connection:
             if self._engine.dialect.name == "sqlite":
                 connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 # Taking the write lock at once: a read lock that is widened later can fail half-way.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+                if self._file is not None:
+                    self._file.see_log(connection)
             elif not durable:
                 connection.execute(text("SET LOCAL synchronous_commit = off"))
             yield connection
             connection.commit()
 
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        if self._file is not None:
+            self._file.see()
+        with _wrapped(), self._engine.connect() as connection:
+            yield connection
+
     def close(self) -> None:
         self._engine.dispose()
+
+
+class _File:
+    """SQLite's file and its log, which somebody may delete or replace while we have them open. Nothing would be amiss
+    until the last process lets go of them, and then everything that was written into them meanwhile would be lost."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None  # device and inode; None until the file is there
+
+    def see(self) -> None:
+        """Raise DatabaseUnavailable when this is not the file that it was."""
+        try:
+            status = os.stat(self._path)
+            found = (status.st_dev, status.st_ino)
+        except OSError:  # connecting will say what is wrong
+            found = None
+        self._seen = self._seen or found
+        if found != self._seen:
+            raise DatabaseUnavailable(
+                f"{self._path} was deleted or replaced under this process; put it back, or stop every nvr-rag process, "
+                "restore a backup and start again"
+            )
+
+    def see_log(self, connection: Connection) -> None:
+        """Raise DatabaseUnavailable when the log that a writer has just opened has no name any more."""
+        log = f"{self._path}-wal"
+        if not os.path.exists(log) and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
+            raise DatabaseUnavailable(
+                f"{log} was deleted under this process; stop nvr-rag in order (Ctrl-C or SIGTERM), which saves what is "
+                "in there, and start it again"
+            )
 
 
 def sqlite_url(path: Path) -> str:
