@@ -47,6 +47,8 @@ class Place:
     def settings(self) -> Mapping[str, str]:
         """The environment of the processes."""
         given = {"NVR_DATABASE_URL": self._url, "NVR_QDRANT__URL": self._qdrant}
+        if self._qdrant:  # a lease is three times as long, and an index of a killed process waits for its end
+            given["NVR_QDRANT__TIMEOUT_SECONDS"] = "4"
         return {
             "NVR_HOME": str(self.home),
             "NVR_ENCODER": str(self.model(0)),

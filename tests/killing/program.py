@@ -29,7 +29,7 @@ from nvr_rag.testing import HashEncoder
 
 DIMENSION = 256  # directions of words are nearly orthogonal: a word that only one document has finds it
 MAX_TOKENS = 64
-DEAD_AFTER_SECONDS = 4.0  # of a server without a heartbeat; of a job, twice as many
+DEAD_AFTER_SECONDS = 4.0  # of a server without a heartbeat; of jobs and leases, twice as many
 _HEARTBEAT_SECONDS = 0.5
 _SMALL = 8  # documents, changes and chunks at a time
 _SEED_FILE = "double.json"
@@ -86,14 +86,14 @@ def _export(encoder: Encoder, directory: Path) -> None:
 def install() -> None:
     """Put the doubles in the place of the model library, and make steps small and waits short."""
     from ingest import pipeline
-    from nvr_rag import indexing, jobs, processes
+    from nvr_rag import indexing, jobs, leases, processes
 
     library = ModuleType("nvr_rag.encoders.torch")
     library.__dict__.update(load_encoder=_load_encoder, export=_export)
     sys.modules[library.__name__] = library
     indexing.CHANGES_A_ROUND = indexing.CHUNKS_A_GROUP = _SMALL
     pipeline._BATCH_DOCUMENTS = _SMALL
-    jobs.LEASE_SECONDS = 2 * DEAD_AFTER_SECONDS
+    jobs.LEASE_SECONDS = leases.LEASE_SECONDS = 2 * DEAD_AFTER_SECONDS
     processes.HEARTBEAT_SECONDS, processes.DEAD_AFTER_SECONDS = _HEARTBEAT_SECONDS, DEAD_AFTER_SECONDS
 
 
