@@ -27,6 +27,7 @@ from nvr_rag.commands import (
     collections,
     deploy,
     documents,
+    erasing,
     index,
     jobs,
     models,
@@ -102,10 +103,13 @@ app.command("verify")(verify.verify)
 app.command("worker")(worker.worker)
 app.add_typer(collections.app, name="collections")
 app.add_typer(deploy.app, name="deploy")
+documents.app.command("erase")(erasing.erase_documents)
 app.add_typer(documents.app, name="documents")
+app.add_typer(erasing.erasures, name="erasures")
 app.add_typer(index.app, name="index")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(erasing.users, name="users")
 
 
 def _print_version(wanted: bool) -> None:

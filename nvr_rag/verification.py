@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nvr_rag import chunks, indexes, jobs, processes
+from nvr_rag import chunks, erasure, indexes, jobs, processes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
@@ -214,6 +214,7 @@ class _Comparison:
                 held = chunks.held(connection, collection_id, info.chunking_id, applied, group)
                 strange = [key for key in group if key not in held]
                 moving = chunks.unsettled(connection, collection_id, strange, purged_seq) if strange else set()
+                moving |= erasure.pending_chunks(connection) if strange else set()
             foreign = [key for key in strange if key not in moving]
             self._found.foreign += len(foreign)
             self._note(foreign)

@@ -159,6 +159,7 @@ def _feedback(connection: Connection, collection_id: int, wanted: Callable[[str]
         select(q.id, q.text, q.user, q.created_at, f.id, f.chunk_id, f.user, f.kind, f.grade, f.created_at)
         .join(f, f.query_id == q.id)
         .where(q.collection_id == collection_id, f.kind.in_(_TRUSTED), f.chunk_id != "")
+        .where(q.text != "")  # that of a user who was erased
     )
     keys: dict[str, str] = {}
     for query_id, text, asker, asked, row, chunk, user, kind, grade, created in connection.execute(statement):

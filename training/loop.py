@@ -20,6 +20,7 @@ from nvr_rag.errors import InvalidInput, Stopped
 from nvr_rag.settings import TrainingSettings
 from nvr_rag.workspace import Workspace
 from training import judging, preparation
+from training.erasing import BeginAnew, obey
 from training.lap import Lap, Progress, Tell
 from training.recipe import RULES, Recipe, load_recipe
 from training.report import write_report
@@ -76,7 +77,8 @@ def run_lap(
         config = folder.config() or _begin(workspace, request, folder)
         lap = Lap(workspace=workspace, folder=folder, config=config, promote=request.promote, stop=stop, serves=serves)
         try:
-            _take_steps(lap, request, tell, advanced)
+            while not _taken(lap, request, tell, advanced):
+                lap.results.clear()
         except Stopped:  # it will go on
             raise
         except Exception as error:
@@ -93,10 +95,21 @@ def run_lap(
         return report
 
 
+def _taken(lap: Lap, request: Request, tell: Tell, advanced: Callable[[], None]) -> bool:
+    """Take the steps that are left; False when something they work on was erased and all are to be taken again."""
+    try:
+        _take_steps(lap, request, tell, advanced)
+        obey(lap.folder)
+    except BeginAnew:
+        return False
+    return True
+
+
 def _take_steps(lap: Lap, request: Request, tell: Tell, advanced: Callable[[], None]) -> None:
     for number, (name, step) in enumerate(STEPS, start=1):
         if request.dry_run and name not in TRIAL:
             return
+        obey(lap.folder)
         result = lap.folder.finished(name)
         if result is None:
             lap.check_stop()
@@ -114,8 +127,13 @@ def _tries(lap: Lap, request: Request, name: str) -> bool:
 
 def _take(lap: Lap, name: str, step: Step, count: Callable[[int, int | None, str], None]) -> dict[str, Any]:
     started = time.monotonic()
-    lap.count = count
-    count(0, None, "")
+
+    def counted(done: int, total: int | None, words: str) -> None:
+        obey(lap.folder, at_work=True)
+        count(done, total, words)
+
+    lap.count = counted
+    counted(0, None, "")
     result = {**step(lap), "seconds": time.monotonic() - started}
     lap.folder.finish(name, result)
     return result

@@ -22,6 +22,7 @@ from nvr_rag.db.tables import Base
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30
+_READERS_SECONDS = 2  # that emptying the log waits for whoever reads
 _NO_RIGHT, _DISK_FULL = "42501", "53100"  # PostgreSQL's codes
 
 
@@ -81,6 +82,22 @@ class Database:
             self._file.see()
         with _wrapped(), self._engine.connect() as connection:
             yield connection
+
+    def scrub(self) -> None:
+        """Let the file keep nothing of rows that are gone: it is written anew, and its log emptied. Takes a second for
+        every few hundred megabytes, and as much room again; writers wait meanwhile. Raises DatabaseUnavailable.
+
+        PostgreSQL does this itself, in its own time: its vacuum frees the rows, and new ones take their place.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with _wrapped(), self._engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_READERS_SECONDS * 1000}")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
+        if busy:
+            raise DatabaseUnavailable("somebody reads the database: its log cannot be emptied yet; try again")
 
     def close(self) -> None:
         self._engine.dispose()
