@@ -27,7 +27,7 @@ from nvr_rag.db.session import Database
 from nvr_rag.errors import ConfigurationError, Conflict, InvalidInput
 from nvr_rag.ids import new_id
 from nvr_rag.settings import Settings
-from nvr_rag.transfer.files import sync_folder
+from nvr_rag.transfer.files import private_folder, sync_folder
 from nvr_rag.workspace import Workspace
 
 Report = Callable[[str, int], None]  # what is being done, and how much of it: bytes or rows
@@ -109,7 +109,7 @@ def _staged(home: Path, folder: Path, found: Manifest, report: Report) -> Iterat
         stage.mkdir(mode=0o700)
         for file in found.files:
             target = stage / file.path
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(target.parent)
             shutil.copyfile(folder / file.path, target)
             report("Copying models", file.bytes)
         yield stage

@@ -22,7 +22,7 @@ from nvr_rag.backups.manifest import MODELS, RUNS, TABLES, FileEntry, Manifest, 
 from nvr_rag.db import tables as t
 from nvr_rag.db.migrate import revision, revisions
 from nvr_rag.errors import ConfigurationError, NewerDataFolder
-from nvr_rag.transfer.files import sync_folder
+from nvr_rag.transfer.files import private_folder, sync_folder
 from nvr_rag.workspace import Workspace
 
 Report = Callable[[str, int], None]  # what is being copied, and how many bytes of it so far
@@ -147,7 +147,7 @@ def _copy(home: Path, path: Path, folder: Path, report: Report) -> FileEntry | N
 @contextmanager
 def _written(path: Path) -> Iterator[tables.Hashed]:
     """A new file for this user only, durable and as it was meant to be when the block ends well."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         hashed = tables.Hashed(file)

@@ -13,7 +13,13 @@ from nvr_rag.commands import common
 if TYPE_CHECKING:
     from nvr_rag.backups.manifest import Manifest
 
-_TOLD = ("collection", "document", "query", "feedback", "judgment")
+_TOLD = {  # tables that people know, and what they call a row
+    "collection": "collection(s)",
+    "document": "documents",
+    "query": "queries",
+    "feedback": "feedback",
+    "judgment": "judgments",
+}
 
 
 def backup(
@@ -80,7 +86,6 @@ def _described(made: Manifest) -> dict[str, object]:
 
 
 def _counts(made: Manifest) -> str:
-    plural = {"query": "queries", "feedback": "feedback"}
-    counts = {name: made.tables[name].rows for name in _TOLD if name in made.tables}
-    told = [f"{count:,} {plural.get(name, name + 's')}" for name, count in counts.items() if count]
+    counts = {words: made.tables[name].rows for name, words in _TOLD.items() if name in made.tables}
+    told = [f"{count:,} {words}" for words, count in counts.items() if count]
     return ", ".join(told) or "an empty installation"

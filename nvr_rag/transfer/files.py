@@ -53,6 +53,13 @@ def _created(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are not there, for this user only."""
+    if not folder.is_dir():
+        private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable against a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

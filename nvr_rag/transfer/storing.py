@@ -95,12 +95,13 @@ def _store_chunks(connection: Connection, target: Target, bundle: Bundle, seq: i
         for one in bundle.chunks
     ]
     insert_ignore(connection, t.Chunk, rows)
-    if seq is None:
+    cut_by = cuts(bundle.chunks)
+    if seq is None or not cut_by:
         return
     v = t.DocumentVersion
     version = connection.scalar(select(v.id).where(and_(v.document_id == key, v.seq == seq)))
     assert version is not None  # it was put in this transaction
-    for chunking, cut in cuts(bundle.chunks).items():
+    for chunking, cut in cut_by.items():
         drafts = [
             ChunkDraft(text=chunk.text, start=place.start, end=place.end, headings=place.headings, page=place.page)
             for place, chunk in cut
