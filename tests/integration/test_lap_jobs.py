@@ -20,6 +20,7 @@ from nvr_rag.retries import Backoff, RetryPolicy
 from nvr_rag.workspace import Workspace
 from training import loop, running, service
 from training.children import run_child
+from training.commands import retrain
 from training.gate import Outcome
 from training.lap import Lap, early
 from training.loop import Request
@@ -531,3 +532,17 @@ def test_whoever_looks_on_hears_at_once_that_the_store_is_away(
     job = asked(opened)
     assert work(opened, job) is None
     assert (now(opened, job).state, now(opened, job).error) == ("failed", "the store is slow")
+
+
+# promoting what was compared before
+
+
+def test_only_what_was_compared_with_what_serves_now_is_promoted(
+    opened: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lap that was begun without --yes and gone on with later: somebody may have promoted something else."""
+    assert retrain._serves_still(opened, "default", {"compared_with": 1})
+    assert capsys.readouterr().err == ""
+    for result in ({"compared_with": 7}, {"compared_with": None}, {}):
+        assert not retrain._serves_still(opened, "default", result)
+        assert "Not promoted: what serves now, deployment 1, is not what" in capsys.readouterr().err
