@@ -8,24 +8,21 @@ business of `erasing`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from nvr_rag import collections, indexes
+from nvr_rag import collections, forgetting, indexes
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.errors import NotFound
+from nvr_rag.forgetting import parts
 from nvr_rag.ids import sha256_text
 from nvr_rag.storable import storable
-
-_LOOKUP = 500  # ids in one IN (...)
-_PAGE = 1000  # logged queries looked through at a time
-_LATE = timedelta(minutes=5)  # a search that began before an erasure may be logged so much after it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,11 +105,13 @@ def erase_documents(
         collection_id = collections.find(connection, collection)
         begun = clock.now(connection)
     names = {name for one in documents.values() for name in (one.id, one.uri, *one.chunks)}
-    shown = _queries_naming(database, collection_id, names)  # first: it may take long, and nobody waits for it
+    shown = forgetting.queries_naming(
+        database, collection_id, names
+    )  # first: it may take long, and nobody waits for it
     with database.write() as connection:
         collection_id = collections.find(connection, collection, lock=True)
-        late = _recent(connection, collection_id, names, begun)
-        queries = _without(connection, {**shown, **late}, names)
+        late = forgetting.recent(connection, collection_id, names, begun)
+        queries = forgetting.without(connection, {**shown, **late}, names)
         ids = [
             _erase_document(connection, collection, collection_id, one, queries, encoders) for one in documents.values()
         ]
@@ -130,8 +129,8 @@ def forget_late(connection: Connection, record: Erasure) -> None:
     chunks = set(record.pending["chunks"])
     chunks -= _known(connection, chunks)  # it is back
     names = {record.pending["document"], *chunks} - {""}
-    _without(connection, _recent(connection, collection_id, names, record.created_at), names)
-    for part in _parts(sorted(chunks)):
+    forgetting.without(connection, forgetting.recent(connection, collection_id, names, record.created_at), names)
+    for part in parts(sorted(chunks)):
         connection.execute(delete(t.FeedbackRow).where(t.FeedbackRow.chunk_id.in_(part)))
 
 
@@ -157,10 +156,10 @@ def erase_user(database: Database, user: str, names: Sequence[str] = (), encoder
         if not asked and not judged:
             raise NotFound(f"the query log knows no user {user[:80]!r}; names are compared to the letter")
         feedback = connection.execute(delete(f).where(f.user == user)).rowcount
-        for part in _parts(asked):  # unsigned feedback on a query is the asker's
+        for part in parts(asked):  # unsigned feedback on a query is the asker's
             feedback += connection.execute(delete(f).where(f.query_id.in_(part), f.user == "")).rowcount
-        kept = _blanked(connection, asked)
-        for part in _parts([key for key in asked if key not in kept]):
+        kept = forgetting.blanked(connection, asked)
+        for part in parts([key for key in asked if key not in kept]):
             connection.execute(delete(q).where(q.id.in_(part)))
         pending = _pending(names=[*asked, *judged, *names])
         removed = {"queries": len(asked), "feedback": feedback, "encoders": list(encoders)}
@@ -220,7 +219,7 @@ def _erase_document(
     rows = connection.execute(select(t.Chunk.id, t.Chunk.sha256).where(t.Chunk.document_id == one.id)).all()
     chunks = sorted({row.id for row in rows} | set(one.chunks))
     feedback = 0
-    for part in _parts(chunks):
+    for part in parts(chunks):
         feedback += connection.execute(delete(f).where(f.chunk_id.in_(part))).rowcount
     counted = {
         "versions": select(func.count()).select_from(v).where(v.document_id == one.id),
@@ -272,79 +271,8 @@ def _get(connection: Connection, record_id: int) -> Erasure:
     return Erasure(**row._mapping)
 
 
-def _queries_naming(database: Database, collection_id: int, names: Collection[str]) -> dict[str, set[str]]:
-    """Logged queries whose hits or filters name something: id -> what they name. A page is a transaction."""
-    q = t.QueryRow
-    found: dict[str, set[str]] = {}
-    after = ""
-    while True:
-        with database.read() as connection:
-            rows = connection.execute(
-                select(q.id, q.hits, q.filter)
-                .where(q.collection_id == collection_id, q.id > after)
-                .order_by(q.id)
-                .limit(_PAGE)
-            ).all()
-        found.update(_naming(rows, names))
-        if len(rows) < _PAGE:
-            return found
-        after = rows[-1].id
-
-
-def _recent(connection: Connection, collection_id: int, names: Collection[str], since: datetime) -> dict[str, set[str]]:
-    q = t.QueryRow
-    recent = select(q.id, q.hits, q.filter).where(q.collection_id == collection_id, q.created_at > since - _LATE)
-    return _naming(connection.execute(recent), names)
-
-
-def _naming(rows: Iterable[Any], names: Collection[str]) -> dict[str, set[str]]:
-    found = {row.id: {hit[0] for hit in row.hits} | set(_strings(row.filter)) for row in rows}
-    return {key: named & set(names) for key, named in found.items() if not named.isdisjoint(names)}
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, Sequence):
-        for one in value:
-            yield from _strings(one)
-
-
-def _without(connection: Connection, found: Mapping[str, set[str]], names: Collection[str]) -> Mapping[str, set[str]]:
-    """Take the hits that are named out of logged queries, and filters that name them; what was found."""
-    q = t.QueryRow
-    for part in _parts(sorted(found)):
-        for row in connection.execute(select(q.id, q.hits, q.filter).where(q.id.in_(part))).all():
-            hits = [hit for hit in row.hits if hit[0] not in names]
-            named = not set(_strings(row.filter)).isdisjoint(names)
-            values = {"hits": hits, "filter": None if named else row.filter}
-            connection.execute(update(q).where(q.id == row.id).values(**values))
-    return found
-
-
-def _blanked(connection: Connection, asked: Sequence[str]) -> set[str]:
-    """Take everything but the hits out of those queries that others have said something about; which those are."""
-    q, f = t.QueryRow, t.FeedbackRow
-    kept: set[str] = set()
-    for part in _parts(asked):
-        kept |= set(connection.scalars(select(f.query_id).where(f.query_id.in_(part)).distinct()))
-    for part in _parts(sorted(kept)):
-        values = {"text": "", "user": None, "session": None, "filter": None}
-        connection.execute(update(q).where(q.id.in_(part)).values(**values))
-    return kept
-
-
 def _known(connection: Connection, names: Collection[str]) -> set[str]:
     found: set[str] = set()
-    for part in _parts(sorted(names)):
+    for part in parts(sorted(names)):
         found |= set(connection.scalars(select(t.Chunk.id).where(t.Chunk.id.in_(part))))
     return found
-
-
-def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), _LOOKUP):
-        yield ids[start : start + _LOOKUP]

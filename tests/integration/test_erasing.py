@@ -23,6 +23,7 @@ from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import Crash, Fault, FaultyStore, MemoryStore
 from nvr_rag.types import Feedback, FeedbackKind, Query
 from tests.support import House, document, paragraphs
+from training.judgments import holdout_queries, training_queries
 
 WORD = "zebraquartz"  # in everything that is erased, and in nothing else
 
@@ -390,7 +391,8 @@ def test_a_user_is_erased_and_what_others_said_stays(house: House) -> None:
     assert blank.hits  # so that what bob said is about something
     assert feedback == {(shared, fox, "bob"), (other, whale, "bob"), (nobody, whale, "")}
     with house.database.read() as connection:  # nobody learns from a query without its text
-        assert {query.text for query in judgments(connection, "default").queries} <= {"of bob", "of nobody"}
+        sets = training_queries(connection, "default"), holdout_queries(connection, "default")
+    assert {query.text for one in sets for query in one.queries} == {"of bob", "of nobody"}
 
 
 def test_an_unknown_user_is_not_found(house: House) -> None:

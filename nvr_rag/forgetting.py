@@ -1,0 +1,91 @@
+"""What the query log forgets: hits and filters that name what was erased, and the words of users who were.
+
+Names enter; rows are rewritten. Knows nothing of documents, and keeps no record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from nvr_rag.db import tables as t
+from nvr_rag.db.session import Database
+
+_LOOKUP = 500  # ids in one IN (...)
+_PAGE = 1000  # logged queries looked through at a time
+_LATE = timedelta(minutes=5)  # a search that began before an erasure may be logged so much after it
+
+
+def parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Slices that fit into one statement on every engine."""
+    for start in range(0, len(ids), _LOOKUP):
+        yield ids[start : start + _LOOKUP]
+
+
+def queries_naming(database: Database, collection_id: int, names: Collection[str]) -> dict[str, set[str]]:
+    """Logged queries whose hits or filters name something: id -> what they name. A page is a transaction."""
+    q = t.QueryRow
+    found: dict[str, set[str]] = {}
+    after = ""
+    while True:
+        with database.read() as connection:
+            rows = connection.execute(
+                select(q.id, q.hits, q.filter)
+                .where(q.collection_id == collection_id, q.id > after)
+                .order_by(q.id)
+                .limit(_PAGE)
+            ).all()
+        found.update(_naming(rows, names))
+        if len(rows) < _PAGE:
+            return found
+        after = rows[-1].id
+
+
+def recent(connection: Connection, collection_id: int, names: Collection[str], since: datetime) -> dict[str, set[str]]:
+    q = t.QueryRow
+    recent = select(q.id, q.hits, q.filter).where(q.collection_id == collection_id, q.created_at > since - _LATE)
+    return _naming(connection.execute(recent), names)
+
+
+def _naming(rows: Iterable[Any], names: Collection[str]) -> dict[str, set[str]]:
+    found = {row.id: {hit[0] for hit in row.hits} | set(_strings(row.filter)) for row in rows}
+    return {key: named & set(names) for key, named in found.items() if not named.isdisjoint(names)}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, Sequence):
+        for one in value:
+            yield from _strings(one)
+
+
+def without(connection: Connection, found: Mapping[str, set[str]], names: Collection[str]) -> Mapping[str, set[str]]:
+    """Take the hits that are named out of logged queries, and filters that name them; what was found."""
+    q = t.QueryRow
+    for part in parts(sorted(found)):
+        for row in connection.execute(select(q.id, q.hits, q.filter).where(q.id.in_(part))).all():
+            hits = [hit for hit in row.hits if hit[0] not in names]
+            named = not set(_strings(row.filter)).isdisjoint(names)
+            values = {"hits": hits, "filter": None if named else row.filter}
+            connection.execute(update(q).where(q.id == row.id).values(**values))
+    return found
+
+
+def blanked(connection: Connection, asked: Sequence[str]) -> set[str]:
+    """Take everything but the hits out of those queries that others have said something about; which those are."""
+    q, f = t.QueryRow, t.FeedbackRow
+    kept: set[str] = set()
+    for part in parts(asked):
+        kept |= set(connection.scalars(select(f.query_id).where(f.query_id.in_(part)).distinct()))
+    for part in parts(sorted(kept)):
+        values = {"text": "", "user": None, "session": None, "filter": None}
+        connection.execute(update(q).where(q.id.in_(part)).values(**values))
+    return kept
