@@ -90,10 +90,16 @@ def test_a_store_that_has_lost_a_collection_is_mended_by_a_repair(play: Play) ->
     assert found.verified == "clean"  # by the repair that the scenario itself has asked for
 
 
-@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_a_full_disk(play: Play, kind: str) -> None:
-    """Without a look at what is free, writing to it would be a SIGBUS that ends the server."""
-    found = play(f"the disk is full to the last byte ({kind})")
+def test_a_full_disk(play: Play) -> None:
+    """The database refuses what is put, so there is nothing that the indexer could stumble over."""
+    found = play("the disk is full to the last byte (tmpfs)")
+    assert put_off(found, "put", "delete", "search", "feedback") > 0
+    assert found.verified == "clean"
+
+
+def test_a_full_disk_on_which_the_database_finds_room(play: Play) -> None:
+    """Root may use what ext4 keeps back. Without a look at what is free, indexing would be a SIGBUS there."""
+    found = play("the disk is full to the last byte (ext4)")
     assert any("make room" in words for words in found.said)
     assert found.verified == "clean"
 
