@@ -80,4 +80,3 @@ class Lease:
                 .values(maintainer=self._holder, maintained_until=now + timedelta(seconds=self._seconds))
             )
             return done.rowcount == 1
-

@@ -115,7 +115,7 @@ class Load:
     def put(self, client: httpx.Client, number: int, *, wait: bool = False) -> None:
         """The next version of a moving document."""
         self.tried[number] += 1
-        body = {"documents": [moving_document(number, self.tried[number])], "wait": wait, "timeout_seconds": 120}
+        body = {"documents": [moving_document(number, self.tried[number])], "wait": wait, "timeout_seconds": 60}
         answer = client.post("/v1/documents", json=body)
         if answer.is_success:
             self.written[number] = self.tried[number]
@@ -205,9 +205,11 @@ def prepare(url: str, data: Path, passages: int) -> list[str]:
     documents = [{"uri": one.id, "title": one.title, "text": one.text} for one in islice(read_corpus(data), passages)]
     with httpx.Client(base_url=url, timeout=600) as client:
         client.post("/v1/collections", json={"name": "default"})
-        for start in range(0, len(documents), 100):
-            body = {"documents": documents[start : start + 100], "wait": True, "timeout_seconds": 600}
-            client.post("/v1/documents", json=body).raise_for_status()
+        for start in range(0, len(documents), 50):
+            body = {"documents": documents[start : start + 50], "wait": True, "timeout_seconds": 60}
+            answer = client.post("/v1/documents", json=body)
+            if not answer.is_success:
+                raise SystemExit(f"the passages were refused: {answer.text[:500]}")
     return list(islice(read_beir(data, "test").queries.values(), 200))
 
 
