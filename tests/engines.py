@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,12 @@ def copy_home(source: Path, target: Path) -> Path:
     if source in _names:
         _names[target] = _make(_names[source])
     return target
+
+
+def some(numbers: Sequence[int], home: Path) -> Sequence[int]:
+    """All of the steps at which something may die on SQLite; six of them on a server, where each takes a copy of a
+    database, and where the steps are the same."""
+    return numbers if url_of(home) is None else numbers[:: max(1, len(numbers) // 6)]
 
 
 def forget(under: Path) -> None:

@@ -6,13 +6,13 @@ import json
 import socket
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from tests.integration.api_support import Api
 from tests.integration.conftest import MAX_BODY_BYTES
 
+NOBODY = "5f0c0c9e-8a52-4b8e-9c55-0d8b7a4e2f10"  # an id that nothing has
 JSON = {"Content-Type": "application/json"}
 
 
@@ -125,8 +125,8 @@ def test_unknown_collection(shared_api: Api) -> None:
     refused(shared_api, "POST", "/v1/documents", 404, json=one_document(collection="nope"))
     for method, path in [
         ("GET", "/v1/documents?collection=nope"),
-        ("GET", f"/v1/documents/{uuid4()}?collection=nope"),
-        ("DELETE", f"/v1/documents/{uuid4()}?collection=nope"),
+        ("GET", f"/v1/documents/{NOBODY}?collection=nope"),
+        ("DELETE", f"/v1/documents/{NOBODY}?collection=nope"),
         ("DELETE", "/v1/documents?uri=a&collection=nope"),
         ("GET", "/v1/collections/nope"),
         ("DELETE", "/v1/collections/nope"),
@@ -197,7 +197,7 @@ def test_feedback(shared_api: Api) -> None:
     good = {"query_id": found["query_id"], "chunk_id": found["hits"][0]["chunk_id"], "kind": "relevant"}
     unseen = next(hit for hit in shared_api.search("whale")["hits"][1:])["chunk_id"]
     changes: list[tuple[dict[str, Any], int, str | None]] = [
-        ({"query_id": str(uuid4())}, 404, None),
+        ({"query_id": NOBODY}, 404, None),
         ({"query_id": ""}, 422, "query_id"),
         ({"query_id": "a\x00"}, 422, "query_id"),
         ({"query_id": 7}, 422, "query_id"),
@@ -272,9 +272,9 @@ def test_changes_of_collections(shared_api: Api) -> None:
         ("GET", "/v1/documents?after=%00", 422, "after"),
         ("GET", "/v1/documents?collection=%00", 422, "collection"),
         ("GET", "/v1/documents/not-an-id", 422, "document_id"),
-        ("GET", f"/v1/documents/{uuid4()}", 404, None),
-        ("GET", f"/v1/documents/{uuid4()}?text=perhaps", 422, "text"),
-        ("DELETE", f"/v1/documents/{uuid4()}", 404, None),
+        ("GET", f"/v1/documents/{NOBODY}", 404, None),
+        ("GET", f"/v1/documents/{NOBODY}?text=perhaps", 422, "text"),
+        ("DELETE", f"/v1/documents/{NOBODY}", 404, None),
         ("DELETE", "/v1/documents", 422, "uri"),
         ("DELETE", "/v1/documents?uri=nope", 404, None),
         ("GET", "/v1/collections/a%00b", 422, "name"),

@@ -218,6 +218,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def migrated_already(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking for migrations is half of what it takes to open a house, and there are hundreds to open."""
     monkeypatch.setattr(workspace, "migrate", lambda database: None)
+    monkeypatch.setattr(indexing, "TELL_SECONDS", 1e9)  # a word on how a build goes need not survive a power cut
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_a_crash_at_any_step_costs_nothing(
     steps = Process(starts[name].copy(tmp_path / "dry")).steps
     assert {"open", "get", "upsert", "flush", "commit"} <= set(steps)
     assert name == "first ingest" or {"delete", "set_payload"} & set(steps)
-    for number in range(1, len(steps) + 1):
+    for number in engines.some(range(1, len(steps) + 1), starts[name].home):
         saved = starts[name].copy(tmp_path / str(number))
         Process(saved, number, after=not power_cut)
         saved.store.kill(power_cut=power_cut)
