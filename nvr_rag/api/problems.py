@@ -25,6 +25,7 @@ from nvr_rag.api.schemas import MANY, ONE
 from nvr_rag.errors import (
     Conflict,
     DatabaseUnavailable,
+    EncoderError,
     EncoderMismatch,
     IndexDamaged,
     IndexMissing,
@@ -51,6 +52,7 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     InvalidFilter: (422, "invalid-filter", "The filter is not valid"),
     NotFound: (404, "not-found", "There is no such thing"),
     Conflict: (409, "conflict", "The request contradicts what is stored"),
+    EncoderError: (503, "encoder-unusable", "The files of the index's encoder cannot be used"),
     EncoderMismatch: (503, "encoder-mismatch", "The index and its encoder do not belong together"),
     StoreError: (503, "store-unavailable", "The vector store did not answer"),
     StoreBusy: (503, "index-busy", "Another process owns the index"),

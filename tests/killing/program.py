@@ -63,7 +63,10 @@ def save_model(seed: int, directory: Path) -> None:
     """Make a model directory, whole or not at all."""
     fresh = directory.with_name(f".{directory.name}-{uuid4().hex}")
     fresh.mkdir(parents=True)
-    (fresh / _SEED_FILE).write_text(json.dumps({"seed": seed}), encoding="utf-8")
+    with (fresh / _SEED_FILE).open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"seed": seed}))
+        file.flush()
+        os.fsync(file.fileno())
     try:
         fresh.rename(directory)
     except OSError as error:
