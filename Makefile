@@ -22,7 +22,7 @@ test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
 
 clean:
 	rm -rf $(VENV)

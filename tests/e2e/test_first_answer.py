@@ -23,6 +23,11 @@ QUESTIONS = HANDBOOK.parent / "handbook-questions.jsonl"
 PATIENCE = 120.0
 
 
+pytestmark = pytest.mark.xdist_group(
+    "first answer"
+)  # one after the other: each goes on with what the one before has left
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("e2e") / "home"
