@@ -42,7 +42,7 @@ _CHOICES = {
     "both": (_SQLITE, _POSTGRESQL),
     "all": CONFIGURATIONS,
 }
-_PHASES = ("nothing written", "indexing", "purging", "settled", "unknown")
+_PHASES = ("nothing written", "building", "indexing", "purging", "settled", "unknown")
 
 
 def main() -> None:

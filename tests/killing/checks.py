@@ -31,6 +31,8 @@ def check(life: Life, rng: Random) -> tuple[list[Fault], str]:
     try:
         faults += _at_once(life)
         life.finish_jobs()
+        if life.erases:
+            life.finish_erasures()
         found, wrong = _documents(life, rng)
         faults += [*wrong, *_serving(life), *_feedback(life)]
         verified, words = _verify(life)

@@ -55,12 +55,14 @@ class Life:
         self.files: dict[str, dict[str, Version]] = {}  # collection -> URI -> what the file to mirror holds
         self.feedback: dict[tuple[str, ...], set[int | None]] = {}  # row -> grades; None = it may not be there
         self.feedback_together: set[tuple[str, ...]] = set()  # rows of the request that is under way
+        self.chunks: dict[str, str] = {}  # chunk that somebody has said something about -> URI of its document
         self.serving: dict[str, set[int]] = {}  # collection -> deployments, one of which must serve
         self.documents = 0  # numbers given
         self.serial = 0  # of the last mark that was made
         self.history: dict[str, list[Version]] = {}  # what documents were ever to say
         self.models: dict[int, str] = {}  # fingerprints of those that were added, by seed
         self.begun = False  # the first ingest has left enough to go on with
+        self.erases = False  # something was asked to be erased
         self.built: set[int] = set()  # indexes whose build was acknowledged
         self.server: Server | None = None
         self.children: list[Child] = []
@@ -144,6 +146,14 @@ class Life:
                 if time.monotonic() > until:
                     raise Stuck(f"jobs do not end: {jobs}")
                 time.sleep(_PAUSE_SECONDS)
+
+    def finish_erasures(self) -> None:
+        """Wait until nothing that was erased is left anywhere. Raises Stuck."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while left := [one for one in self.run("erasures", "list")["erasures"] if one["pending"]]:
+            if time.monotonic() > until:
+                raise Stuck(f"erasures do not end: {left}")
+            time.sleep(_PAUSE_SECONDS)
 
     def deployments(self, collection: str = DEFAULT) -> dict[int, str]:
         """The state of each deployment, by plain SQL."""

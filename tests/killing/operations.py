@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.killing.attempts import Attempt, BothAttempts, CommandAttempt, RequestsAttempt
 from tests.killing.life import DEFAULT, Life
-from tests.killing.oracle import Oracle
+from tests.killing.oracle import ABSENT, Oracle, Version
 from tests.killing.places import MODELS
 from tests.killing.sending import document_requests, edit_files, feedback_requests
 
@@ -133,7 +133,8 @@ def _candidate(life: Life, rng: Random) -> int:
 def _compact(life: Life, rng: Random, target: str) -> Attempt:
     """The index that serves written anew, by a deployment of its own; a killed server's job is the next server's."""
     newest = max(life.deployments())
-    life.serving[DEFAULT] = {*life.serving[DEFAULT], *range(newest + 1, newest + 1 + _COMPACTIONS)}
+    new = range(newest + 1, newest + 1 + _COMPACTIONS)
+    life.serving[DEFAULT] = {*life.serving[DEFAULT], *new, *_compactions_under_way(life)}
 
     def acknowledge(said: Mapping[str, Any]) -> None:
         if "deployment" in said:  # otherwise it was compacted already, by a job of before
@@ -141,6 +142,44 @@ def _compact(life: Life, rng: Random, target: str) -> Attempt:
 
     # A server that has just died still looks alive: the command leaves the work to it, and then says that it is gone.
     return CommandAttempt(life.start("index", "compact", "--yes"), acknowledge, may_fail=True)
+
+
+def _compactions_under_way(life: Life) -> set[int]:
+    """Deployments left by a compaction that was killed, of the index that serves: the next one goes on with them."""
+    with life.place.look() as look:
+        rows = look(
+            "SELECT d.id FROM deployment d JOIN search_index i ON i.id = d.index_id "
+            "JOIN deployment now ON now.index_id = i.copied_from AND now.state = 'serving' "
+            "WHERE d.state IN ('candidate', 'prepared')"
+        )
+    return {int(number) for (number,) in rows}
+
+
+def _erase(life: Life, rng: Random, target: str) -> Attempt:
+    """Documents, or what a user has said, for good."""
+    users = sorted({user for _query, _chunk, _kind, user in life.feedback})
+    if users and rng.random() < 0.5:
+        user = rng.choice(users)
+        return _erased(life, [key for key in life.feedback if key[3] == user], {}, "users", "erase", user)
+    present = life.oracles[DEFAULT].present()
+    uris = rng.sample(present, min(len(present), rng.randint(1, 4)))
+    about = [key for key in life.feedback if life.chunks[key[1]] in uris]
+    return _erased(life, about, dict.fromkeys(uris, ABSENT), "documents", "erase", *uris)
+
+
+def _erased(
+    life: Life, feedback: Sequence[tuple[str, ...]], documents: Mapping[str, Version], *command: str
+) -> CommandAttempt:
+    """Acknowledged, the rows and the documents are gone; before that, each of them may be."""
+    oracle, life.erases = life.oracles[DEFAULT], True
+    oracle.maybe(documents)
+    life.feedback.update({key: life.feedback[key] | {None} for key in feedback})
+
+    def acknowledge(_said: Mapping[str, Any]) -> None:
+        oracle.sure(documents)
+        life.feedback.update({key: {None} for key in feedback})
+
+    return CommandAttempt(life.start(*command, "--yes"), acknowledge)
 
 
 def _promote(life: Life, rng: Random, target: str) -> Attempt:
@@ -183,5 +222,6 @@ OPERATIONS = (
     Operation(name="compaction", targets=_ANY, begin=_compact, weight=4, usual_seconds=0.8),
     Operation(name="promotion", targets=_ANY, begin=_promote, weight=4, usual_seconds=0.5),
     Operation(name="rollback", targets=_ANY, begin=_roll_back, weight=3, usual_seconds=0.4),
+    Operation(name="erasure", targets=_ANY, begin=_erase, weight=3, usual_seconds=0.5),
     Operation(name="feedback", targets=(SERVER,), begin=_feedback, weight=3, usual_seconds=0.5),
 )

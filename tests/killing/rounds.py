@@ -97,7 +97,7 @@ def play(life: Life, rng: Random, pace: Pace, operation: Operation, *, place: tu
     usual = pace.usual(operation, target)
     try:
         life.stop_server() if target == ALONE else life.serve()
-        head = _stand(life)[0]
+        before = _written(life)
         attempt = operation.begin(life, rng, target)
         attempt.wait(delay)
         ended = attempt.seconds is not None
@@ -106,7 +106,7 @@ def play(life: Life, rng: Random, pace: Pace, operation: Operation, *, place: tu
             life.kill_server()
         if target in (ALONE, COMMAND, BOTH):
             attempt.kill()
-        phase = _phase(life, head)
+        phase = _phase(life, before)
         faults += attempt.settle()
         acknowledged = attempt.acknowledged
         if life.server is None:
@@ -152,28 +152,45 @@ def _restart(life: Life) -> float:
     return time.monotonic() - server.child.started
 
 
-def _stand(life: Life) -> tuple[int, int, int]:
-    """By plain SQL: how many changes the logs have, and how many of them live indexes have not applied and purged."""
-    try:
-        with life.place.look() as look:
-            ((head,),) = look("SELECT coalesce(sum(next_seq - 1), 0) FROM collection")
-            ((behind, unpurged),) = look(
-                "SELECT coalesce(sum(c.next_seq - 1 - applied_seq), 0), coalesce(sum(c.next_seq - 1 - purged_seq), 0) "
-                "FROM search_index i JOIN collection c ON c.id = i.collection_id WHERE i.state = 'live'"
-            )
-    except (sqlite3.OperationalError, psycopg.errors.UndefinedTable):  # nothing is there yet
-        return 0, 0, 0
-    return int(head), int(behind), int(unpurged)
+_STATES = (  # whatever an operation commits changes one of these
+    "SELECT name, next_seq FROM collection ORDER BY id",
+    "SELECT id, state FROM deployment ORDER BY id",
+    "SELECT id, state, applied_seq, purged_seq FROM search_index ORDER BY id",
+    "SELECT id, state FROM job ORDER BY id",
+    "SELECT count(*), sum(grade) FROM feedback",
+    "SELECT id, CAST(pending AS text) FROM erasure ORDER BY id",
+)
+_BEHIND = (  # changes that live indexes have not applied and purged; first those of indexes that are being built
+    "SELECT coalesce(sum(CASE WHEN d.state = 'candidate' THEN c.next_seq - 1 - applied_seq END), 0), "
+    "coalesce(sum(c.next_seq - 1 - applied_seq), 0), coalesce(sum(c.next_seq - 1 - purged_seq), 0) "
+    "FROM search_index i JOIN collection c ON c.id = i.collection_id JOIN deployment d ON d.index_id = i.id "
+    "WHERE i.state = 'live'",
+)
 
 
-def _phase(life: Life, head_before: int) -> str:
+def _written(life: Life) -> list[list[tuple[Any, ...]]]:
+    """By plain SQL: what has been committed."""
+    return _looked(life, _STATES)
+
+
+def _phase(life: Life, before: list[list[tuple[Any, ...]]]) -> str:
     """Where the kill has left the database."""
-    head, behind, unpurged = _stand(life)
+    if _written(life) == before:
+        return "nothing written"
+    ((building, behind, unpurged),) = _looked(life, _BEHIND)[0]
+    if building:
+        return "building"
     if behind:
         return "indexing"
-    if unpurged:
-        return "purging"
-    return "settled" if head != head_before else "nothing written"
+    return "purging" if unpurged else "settled"
+
+
+def _looked(life: Life, statements: Sequence[str]) -> list[list[tuple[Any, ...]]]:
+    try:
+        with life.place.look() as look:
+            return [look(statement) for statement in statements]
+    except (sqlite3.OperationalError, psycopg.errors.UndefinedTable):  # nothing is there yet
+        return [[(0, 0, 0)]]
 
 
 def _tracebacks(life: Life) -> list[Fault]:

@@ -151,6 +151,7 @@ def _feedback(life: Life, rng: Random, word: str) -> Request:
         keys: list[tuple[str, ...]] = [
             (answer["query_id"], hit["chunk_id"], rng.choice(_KINDS), f"u{rng.randrange(9)}") for hit in hits
         ]
+        life.chunks.update({hit["chunk_id"]: hit["document"]["uri"] for hit in hits})
         known = sorted(key for key, grades in life.feedback.items() if None not in grades)
         if known and rng.random() < 0.3:
             keys.append(rng.choice(known))
