@@ -17,7 +17,7 @@ from nvr_rag.commands.common import AsJson, InCollection
 
 if TYPE_CHECKING:
     from ingest.pipeline import IngestReport, Watcher
-    from nvr_rag.indexing import Progress
+    from nvr_rag.upkeep.indexing import Progress
 
 Paths = Annotated[
     list[Path], typer.Argument(metavar="PATH...", help="Folders, files, or JSON Lines files of ready texts.")
@@ -57,7 +57,7 @@ def up_command(
 
     Where a server runs on the data folder already, the documents are ingested into that one.
     """
-    from nvr_rag import processes
+    from nvr_rag.running import processes
 
     with common.open_workspace() as workspace:
         servers = processes.alive(workspace.database, "serve")
@@ -72,7 +72,7 @@ def _serve_and_ingest(paths: Sequence[Path], collection: str, *, allow_empty: bo
     from ingest.pipeline import check_paths, ingest
     from nvr_rag.api.server import listen, serve
     from nvr_rag.errors import NvrError
-    from nvr_rag.services import installed
+    from nvr_rag.running.services import installed
 
     check_paths(paths)
     stop, codes = threading.Event(), [1]

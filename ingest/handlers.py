@@ -1,4 +1,4 @@
-"""The jobs of those who keep the indexes up: a table of handlers by kind, for nvr_rag.working.
+"""The jobs of those who keep the indexes up: a table of handlers by kind, for nvr_rag.running.working.
 
 Another kind is one more function of a Task and one more line in the table.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from ingest.chunking import chunk
-from nvr_rag import compaction, verification
 from nvr_rag.errors import ConfigurationError
-from nvr_rag.indexing import Progress
-from nvr_rag.working import Handlers, Task
+from nvr_rag.running.working import Handlers, Task
+from nvr_rag.upkeep import compaction, verification
+from nvr_rag.upkeep.indexing import Progress
 
 
 def verify(task: Task) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 
 from ingest.chunking import chunk
-from nvr_rag import erasing, indexes, indexing
+from nvr_rag import indexes
 from nvr_rag.errors import Maintained, NotFound, NvrError, StoreBusy
-from nvr_rag.tidying import Tidier
-from nvr_rag.upkeep import Lag, lags
+from nvr_rag.removal import erasing
+from nvr_rag.removal.tidying import Tidier
+from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep.catching_up import Lag, lags
 from nvr_rag.workspace import Workspace
 
 ERASE_SECONDS = 5.0  # between two looks for what was erased

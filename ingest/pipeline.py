@@ -26,12 +26,12 @@ from nvr_rag.documents import Known
 from nvr_rag.documents import known as mirrored
 from nvr_rag.errors import Conflict, NotFound, ParseFailed
 from nvr_rag.ids import sha256_text
-from nvr_rag.indexing import Progress
 from nvr_rag.settings import IngestSettings
 from nvr_rag.types import DocumentState, NewDocument, ParsedText, text_format_of
-from nvr_rag.upkeep import Upkeep, settle
+from nvr_rag.upkeep.catching_up import Upkeep, settle
+from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import Work
 
 READY_TEXT = "text"  # the parser of documents that come as text
 _BATCH_DOCUMENTS = 64

@@ -11,8 +11,8 @@ from typing import Any
 
 from ingest.handlers import HANDLERS
 from ingest.indexer import Indexer
-from nvr_rag.patience import Patience
-from nvr_rag.working import JobLoop
+from nvr_rag.running.patience import Patience
+from nvr_rag.running.working import JobLoop
 from nvr_rag.workspace import Workspace
 
 POLL_SECONDS = 0.2
@@ -21,7 +21,7 @@ STOP_SECONDS = 30.0
 
 
 class IndexerService:
-    """Keeps indexes up with the log, and does the jobs of their owner; see nvr_rag.services."""
+    """Keeps indexes up with the log, and does the jobs of their owner; see nvr_rag.running.services."""
 
     name = "indexer"
     work = "index"

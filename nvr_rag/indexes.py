@@ -21,9 +21,9 @@ from nvr_rag.db.session import Database, insert_ignore
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMismatch, IndexMissing, NotFound, StoreUnavailable
 from nvr_rag.ids import new_id
-from nvr_rag.leases import Lease
 from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
+from nvr_rag.upkeep.leases import Lease
 
 NOBODY = "00000000-0000-0000-0000-000000000000"  # no chunk's id: asking for it tells whether an index answers at all
 _GONE = "the index is gone: its collection was deleted or another index has replaced it"
@@ -47,7 +47,7 @@ class IndexInfo:
     created_at: datetime
     rebuilt_to: int | None  # the head of the log when it was lost; until it is there it answers nothing
     copied_from: int | None  # the index that it is a compaction of
-    progress: Mapping[str, Any] | None  # how a build goes, see nvr_rag.pace; None while it is level with the log
+    progress: Mapping[str, Any] | None  # how a build goes, see nvr_rag.upkeep.pace; None while it is level with the log
 
 
 @dataclass(kw_only=True, slots=True)

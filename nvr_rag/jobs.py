@@ -1,8 +1,8 @@
 """Work that one process asks another to do, through the database. At least once: a dead worker's job is taken over.
 
-What is asked for, and what has become of it, enters and leaves; who does it, and how, is nvr_rag.working's business. A
-worker keeps the lease of its job by heartbeats, and learns from them that it has lost it, or is to stop. All moments
-are those of the one clock of nvr_rag.db.clock.
+What is asked for, and what has become of it, enters and leaves; who does it, and how, is the business of
+nvr_rag.running.working. A worker keeps the lease of its job by heartbeats, and learns from them that it has lost it, or
+is to stop. All moments are those of the one clock of nvr_rag.db.clock.
 """
 
 from __future__ import annotations

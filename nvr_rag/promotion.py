@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nvr_rag import collections, deployments, indexes, processes
+from nvr_rag import collections, deployments, indexes
 from nvr_rag.chunkings import installed_chunker
 from nvr_rag.collections import head_seq
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, StoreUnavailable
-from nvr_rag.verification import KIND, verify_by_owner
+from nvr_rag.running import processes
+from nvr_rag.upkeep.verification import KIND, verify_by_owner
 from nvr_rag.workspace import Workspace
 
 PREPARE_SECONDS = 120.0  # how long API processes may take to load an index and an encoder

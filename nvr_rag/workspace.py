@@ -26,12 +26,12 @@ from nvr_rag.errors import ConfigurationError, Conflict, EncoderMismatch, IndexM
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import new_id
 from nvr_rag.indexes import IndexInfo, LiveIndex
-from nvr_rag.leases import Lease
 from nvr_rag.retriever import Retriever
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import OpenIndex, Store
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.types import Mode
+from nvr_rag.upkeep.leases import Lease
 
 _MODELS = "models"  # the folder of encoder versions, in the data folder
 _SPARE_BYTES = 64 * 2**20  # left free beside a new index, for everything else that is written meanwhile

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from nvr_rag import corpus, documents, indexing, verification
+from nvr_rag import corpus, documents
 from nvr_rag.corpus import Put
 from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Encoder
@@ -19,9 +19,10 @@ from nvr_rag.settings import Settings
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import ChunkDraft, Hit, Mode, NewDocument, ParsedText, Query, TextFormat
-from nvr_rag.verification import Verification
+from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep.verification import Verification
+from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import Work
 from tests.engines import options_of
 
 

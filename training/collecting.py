@@ -25,7 +25,7 @@ from nvr_rag.db.session import Database
 from nvr_rag.encoders.spec import EncoderSpec
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.stores.base import StoredPoint, Vector
-from nvr_rag.writing import collection_of
+from nvr_rag.upkeep.writing import collection_of
 from training.data import Example, JudgedQuery, Passage, read_lines, write_lines
 from training.mining.records import Corpus, MinedPair, Negative
 

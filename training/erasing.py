@@ -34,7 +34,7 @@ class BeginAnew(Exception):
 
 
 class RunFiles:
-    """The files of laps; see nvr_rag.erasing."""
+    """The files of laps; see nvr_rag.removal.erasing."""
 
     def names(self, queries: Sequence[str]) -> list[str]:
         return [query_key(text) for text in queries]

@@ -17,12 +17,12 @@ from nvr_rag.chunkings import installed_chunker
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, NotFound, StoreBusy
 from nvr_rag.fusion import FusionSettings
-from nvr_rag.indexing import Progress
 from nvr_rag.retriever import MAX_K
 from nvr_rag.types import Mode
-from nvr_rag.upkeep import Upkeep, settle
-from nvr_rag.verification import verify
-from nvr_rag.writing import Work
+from nvr_rag.upkeep.catching_up import Upkeep, settle
+from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.verification import verify
+from nvr_rag.upkeep.writing import Work
 from training import collecting
 from training.data import JudgedQuery
 from training.evaluation import DeploymentRun, run_deployment

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from nvr_rag import deployments, indexes, processes, registry
+from nvr_rag import deployments, indexes, registry
 from nvr_rag.errors import InvalidInput, Stopped
+from nvr_rag.running import processes
 from nvr_rag.settings import TrainingSettings
 from nvr_rag.workspace import Workspace
 from training import judging, preparation

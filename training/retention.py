@@ -1,4 +1,4 @@
-"""What is kept of laps: folders that are old and that nobody needs any more go. A rule for nvr_rag.retention.
+"""What is kept of laps: folders that are old and that nobody needs any more go. A rule for nvr_rag.removal.retention.
 
 The newest ones stay, and so do those that are at work or whose deployment serves, is kept ready, or waits.
 """
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from nvr_rag import deployments, disk, jobs
 from nvr_rag.db import tables as t
 from nvr_rag.errors import ConfigurationError
-from nvr_rag.retention import Pruning, Removal, before
+from nvr_rag.removal.retention import Pruning, Removal, before
 from training.runs import FOLDER, LapBusy, RunFolder, run_folder
 
 _EXAMPLES = 5

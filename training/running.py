@@ -1,4 +1,4 @@
-"""Laps as jobs: asked for, gone on with, and the handler that runs one; see nvr_rag.working.
+"""Laps as jobs: asked for, gone on with, and the handler that runs one; see nvr_rag.running.working.
 
 A job of the kind `retrain` enters; what the lap came to leaves. The same for a server or a worker, which run laps in a
 thread, and for a command that runs one itself. What is told of a lap names no file: others read it too.
@@ -12,12 +12,13 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
-from nvr_rag import deployments, indexes, jobs, processes, working
+from nvr_rag import deployments, indexes, jobs
 from nvr_rag.errors import ConfigurationError, Conflict, NotFound, NvrError, Stopped
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Job, Status
 from nvr_rag.retries import ONCE
-from nvr_rag.working import Handlers, Task
+from nvr_rag.running import processes, working
+from nvr_rag.running.working import Handlers, Task
 from nvr_rag.workspace import Workspace
 from training.lap import Progress
 from training.loop import Request, recipe_of, run_lap
@@ -100,8 +101,8 @@ def run_job(
     stop: threading.Event,
     tell: Callable[[Progress], None] = lambda _progress: None,
 ) -> Mapping[str, Any] | None:
-    """Run a lap that `worker` has claimed while somebody looks on; see nvr_rag.working.run. Nothing is tried again
-    behind their back: they hear why it failed."""
+    """Run a lap that `worker` has claimed while somebody looks on; see nvr_rag.running.working.run. Nothing is
+    tried again behind their back: they hear why it failed."""
     return working.run(workspace, job, worker, lambda task: lap(task, tell), stop=stop, policy=ONCE)
 
 

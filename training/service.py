@@ -1,11 +1,13 @@
-"""The loop as a part of a server or a worker: a thread that runs the laps that are asked for; see nvr_rag.services."""
+"""The loop as a part of a server or a worker: a thread that runs the laps that are asked for. A service of
+nvr_rag.running.services.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nvr_rag.working import JobLoop
+from nvr_rag.running.working import JobLoop
 from nvr_rag.workspace import Workspace
 from training.loop import Request, recipe_of
 from training.running import HANDLERS, missing_packages

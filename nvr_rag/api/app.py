@@ -18,7 +18,7 @@ from nvr_rag.api.gate import Gate
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
 from nvr_rag.query_log import QueryLog
-from nvr_rag.services import Service
+from nvr_rag.running.services import Service
 from nvr_rag.workspace import Workspace
 
 

@@ -8,7 +8,7 @@ from nvr_rag import deployments, indexes
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.errors import NvrError
 from nvr_rag.query_log import QueryLog
-from nvr_rag.services import Service
+from nvr_rag.running.services import Service
 from nvr_rag.workspace import Workspace
 
 

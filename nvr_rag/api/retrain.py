@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from nvr_rag import jobs, processes
+from nvr_rag import jobs
 from nvr_rag.api.dependencies import Parts, PartsOf
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo, RetrainRequest
 from nvr_rag.errors import Conflict
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Job, Status
+from nvr_rag.running import processes
 
 KIND = "retrain"
 MAX_JOB = 2**31 - 1  # what every engine's integer column can hold

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nvr_rag import processes
 from nvr_rag.api.app import create_app
 from nvr_rag.api.problems import problem
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.ids import new_id
-from nvr_rag.presence import Presence
-from nvr_rag.services import Service, installed
+from nvr_rag.running import processes
+from nvr_rag.running.presence import Presence
+from nvr_rag.running.services import Service, installed
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.workspace import Workspace
 

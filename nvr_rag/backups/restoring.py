@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Table, inspect, text
 from sqlalchemy.engine import make_url
 
-from nvr_rag import disk, processes
+from nvr_rag import disk
 from nvr_rag.backups import manifest as manifests
 from nvr_rag.backups import tables
 from nvr_rag.backups.manifest import MODELS, RUNS, Manifest
@@ -26,6 +26,7 @@ from nvr_rag.db.migrate import revisions
 from nvr_rag.db.session import Database
 from nvr_rag.errors import ConfigurationError, Conflict, InvalidInput
 from nvr_rag.ids import new_id
+from nvr_rag.running import processes
 from nvr_rag.settings import Settings
 from nvr_rag.transfer.files import private_folder, sync_folder
 from nvr_rag.workspace import Workspace

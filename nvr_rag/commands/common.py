@@ -49,7 +49,7 @@ def moment(when: datetime | None) -> str | None:
 
 def index_as_json(workspace: Workspace, index: IndexInfo, head_seq: int) -> dict[str, Any]:
     """Where an index stands, and what it takes on this disk (None: it is elsewhere)."""
-    from nvr_rag.pace import pace
+    from nvr_rag.upkeep.pace import pace
 
     going = pace(index.progress, index.applied_seq, head_seq)
     elsewhere = workspace.settings.qdrant.url is not None

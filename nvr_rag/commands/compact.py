@@ -25,8 +25,8 @@ def compact(
     answers stay the same. Beside a running server the server does it. Stop it whenever you like: the same command goes
     on.
     """
-    from nvr_rag import processes
-    from nvr_rag.compaction import KIND
+    from nvr_rag.running import processes
+    from nvr_rag.upkeep.compaction import KIND
 
     with common.open_workspace() as workspace:
         _ask(workspace, collection, yes=yes)
@@ -40,7 +40,7 @@ def compact(
 
 def _ask(workspace: Workspace, collection: str, *, yes: bool) -> None:
     """Ask where another index can be gone back to now: of those beside the serving one only one is kept."""
-    from nvr_rag.compaction import gives_up
+    from nvr_rag.upkeep.compaction import gives_up
 
     lost = gives_up(workspace, collection)
     if lost and not yes:
@@ -51,9 +51,10 @@ def _ask(workspace: Workspace, collection: str, *, yes: bool) -> None:
 
 
 def _run(workspace: Workspace, collection: str) -> dict[str, Any]:
-    from nvr_rag import compaction, processes
     from nvr_rag.chunkings import installed_chunker
     from nvr_rag.errors import StoreBusy
+    from nvr_rag.running import processes
+    from nvr_rag.upkeep import compaction
 
     with output.progress() as bars:
         bar = IndexBar(bars, "Compacting")
@@ -66,8 +67,9 @@ def _run(workspace: Workspace, collection: str) -> dict[str, Any]:
 
 def _watch(workspace: Workspace, collection: str) -> dict[str, Any]:
     """Have the owner of the index do it, and follow how far it is."""
-    from nvr_rag import jobs, processes
-    from nvr_rag.compaction import KIND
+    from nvr_rag import jobs
+    from nvr_rag.running import processes
+    from nvr_rag.upkeep.compaction import KIND
 
     job_id = _asked(workspace, collection)
     with output.progress() as bars:
@@ -90,7 +92,8 @@ def _watch(workspace: Workspace, collection: str) -> dict[str, Any]:
 
 def _asked(workspace: Workspace, collection: str) -> int:
     """The job that compacts a collection: one that is there already, or a new one."""
-    from nvr_rag import compaction, deployments, jobs
+    from nvr_rag import deployments, jobs
+    from nvr_rag.upkeep import compaction
 
     database = workspace.database
     there = [job for job in jobs.of_collection(database, compaction.KIND, collection) if not job.finished]

@@ -13,7 +13,7 @@ from nvr_rag.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nvr_rag.erasure import Erasure
+    from nvr_rag.removal.erasure import Erasure
     from nvr_rag.workspace import Workspace
 
 WAIT_SECONDS = 30.0  # for a server that owns an index
@@ -35,7 +35,7 @@ def erase_documents(
     PostgreSQL server keeps removed rows until its vacuum has run, a Qdrant server removed points until its optimiser
     has, or nvr-rag index compact. The source of a document is not touched: ingesting it again brings it back.
     """
-    from nvr_rag import erasing, erasure
+    from nvr_rag.removal import erasing, erasure
 
     with common.open_workspace() as workspace:
         with workspace.database.read() as connection:
@@ -62,7 +62,7 @@ def erase_user(user: User, yes: common.Yes = False, as_json: common.AsJson = Fal
 
     Backups that were made before still have it, and encoders that were trained with it have learned from it.
     """
-    from nvr_rag import erasing, erasure
+    from nvr_rag.removal import erasing, erasure
 
     with common.open_workspace() as workspace:
         with workspace.database.read() as connection:
@@ -81,7 +81,7 @@ def erase_user(user: User, yes: common.Yes = False, as_json: common.AsJson = Fal
 @erasures.command("list")
 def list_erasures(as_json: common.AsJson = False) -> None:
     """List what was erased: when, how much, and what is still to be removed. What it was is kept as a hash only."""
-    from nvr_rag import erasure
+    from nvr_rag.removal import erasure
 
     with common.open_workspace() as workspace, workspace.database.read() as connection:
         records = erasure.all_records(connection)
@@ -95,7 +95,7 @@ def list_erasures(as_json: common.AsJson = False) -> None:
 @erasures.command("finish")
 def finish(as_json: common.AsJson = False) -> None:
     """Remove what is still to be removed. Servers and workers do the same by themselves."""
-    from nvr_rag import erasing, erasure
+    from nvr_rag.removal import erasing, erasure
 
     with common.open_workspace() as workspace:
         with workspace.database.read() as connection:
@@ -115,14 +115,15 @@ def finish(as_json: common.AsJson = False) -> None:
 
 def _waited(workspace: Workspace, records: Sequence[Erasure]) -> list[Erasure]:
     """The records, after a server that owns an index has had its time."""
-    from nvr_rag import erasing, processes
+    from nvr_rag.removal import erasing
+    from nvr_rag.running import processes
 
     servers = processes.alive(workspace.database, "serve")
     return erasing.wait(workspace, records, WAIT_SECONDS if servers else 0.0)
 
 
 def _tell(records: Sequence[Erasure]) -> None:
-    from nvr_rag.erasure import left
+    from nvr_rag.removal.erasure import left
 
     for encoder in sorted({one[:12] for record in records for one in record.removed["encoders"]}):
         output.note(f"The encoder version {encoder} was trained with it: nvr-rag models remove {encoder}")
@@ -134,7 +135,7 @@ def _tell(records: Sequence[Erasure]) -> None:
 
 
 def _row(one: Erasure) -> list[object]:
-    from nvr_rag.erasure import left
+    from nvr_rag.removal.erasure import left
 
     removed = ", ".join(f"{count} {name}" for name, count in one.removed.items() if isinstance(count, int) and count)
     pending = ", ".join(left(one.pending)) or "nothing"

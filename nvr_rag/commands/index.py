@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from nvr_rag.deployments import Deployment
     from nvr_rag.indexes import IndexInfo
+    from nvr_rag.upkeep.writing import Work
     from nvr_rag.workspace import Workspace
-    from nvr_rag.writing import Work
 
 app = typer.Typer(help="Build, list, compact and retire indexes.", rich_markup_mode=None)
 app.command("compact")(compact)
@@ -203,7 +203,7 @@ def _check_idle(owned: _Owned, users: list[Deployment]) -> None:
 def _bring_up(workspace: Workspace, owned: _Owned) -> Work:
     """Bring an index up with the log, here or by its owner, and show how far it is."""
     from nvr_rag.chunkings import installed_chunker
-    from nvr_rag.upkeep import Upkeep, settle
+    from nvr_rag.upkeep.catching_up import Upkeep, settle
 
     _check_live(owned)
     finished = threading.Event()
@@ -227,7 +227,7 @@ def _bring_up(workspace: Workspace, owned: _Owned) -> Work:
 
 
 def _tell_stopped(workspace: Workspace, owned: _Owned) -> None:
-    from nvr_rag import processes
+    from nvr_rag.running import processes
 
     again = f"nvr-rag index build --resume {owned.id}"
     if processes.alive(workspace.database, "serve"):

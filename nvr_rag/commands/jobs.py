@@ -87,7 +87,8 @@ def cancel(number: Number, as_json: common.AsJson = False) -> None:
 @app.command("retry")
 def retry(number: Number, as_json: common.AsJson = False) -> None:
     """Queue a job again that has failed or was cancelled."""
-    from nvr_rag import jobs, processes
+    from nvr_rag import jobs
+    from nvr_rag.running import processes
 
     with common.open_workspace() as workspace:
         job = jobs.retry(workspace.database, number)

@@ -12,7 +12,7 @@ from nvr_rag.commands import common
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nvr_rag.retention import Removal
+    from nvr_rag.removal.retention import Removal
 
 
 def prune(
@@ -25,7 +25,7 @@ def prune(
     NVR_RETENTION__* says how long each is kept; servers and workers do the same once an hour. What answers searches,
     what is being built, and what can be gone back to always stays.
     """
-    from nvr_rag import retention
+    from nvr_rag.removal import retention
 
     with common.open_workspace() as workspace:
         if not dry_run and not yes:

@@ -96,7 +96,7 @@ def _number(text: str) -> int | float | bool | None:
 
 def _ask_server(workspace: Workspace, query: Query) -> SearchAnswer | None:
     """The answer of the first server that is there; None without one."""
-    from nvr_rag import processes
+    from nvr_rag.running import processes
 
     for server in processes.alive(workspace.database, "serve"):
         if server.url:
@@ -111,9 +111,9 @@ def _ask_server(workspace: Workspace, query: Query) -> SearchAnswer | None:
 
 
 def _ask_index(workspace: Workspace, query: Query) -> SearchAnswer:
-    from nvr_rag import processes
     from nvr_rag.client import SearchAnswer
     from nvr_rag.query_log import QueryLog
+    from nvr_rag.running import processes
 
     try:
         result = workspace.retriever.search(query)

@@ -27,8 +27,9 @@ def status(as_json: common.AsJson = False) -> None:
 
 
 def _gather(workspace: Workspace) -> dict[str, Any]:
-    from nvr_rag import collections, jobs, processes
+    from nvr_rag import collections, jobs
     from nvr_rag.db.migrate import revision
+    from nvr_rag.running import processes
 
     with workspace.database.read() as connection:
         found = [_collection(workspace, connection, info) for info in collections.all_infos(connection)]

@@ -185,7 +185,7 @@ def bring_up(workspace: Workspace, names: Sequence[str]) -> None:
 
     from nvr_rag import collections
     from nvr_rag.chunkings import installed_chunker
-    from nvr_rag.upkeep import Upkeep, settle
+    from nvr_rag.upkeep.catching_up import Upkeep, settle
 
     finished = threading.Event()
     finished.set()

@@ -66,7 +66,7 @@ def _live(workspace: Workspace, collection: str | None) -> list[tuple[str, Index
 def _verify(workspace: Workspace, index: IndexInfo, repair: bool, report: Report) -> dict[str, Any]:
     """What was found; an index that cannot be compared is no reason to leave the others out."""
     from nvr_rag.chunkings import installed_chunker
-    from nvr_rag.verification import verify_by_owner
+    from nvr_rag.upkeep.verification import verify_by_owner
 
     try:
         return verify_by_owner(workspace, index.id, installed_chunker(), repair=repair, report=report)

@@ -14,7 +14,7 @@ from nvr_rag import output
 from nvr_rag.commands import common
 
 if TYPE_CHECKING:
-    from nvr_rag.services import Service
+    from nvr_rag.running.services import Service
     from nvr_rag.settings import Settings
 
 
@@ -40,7 +40,7 @@ def worker(
 
     if check:
         return _check(load_settings(), as_json=as_json)
-    from nvr_rag.worker import run_worker
+    from nvr_rag.running.worker import run_worker
 
     wanted = [name.strip() for name in (kinds or "").split(",") if name.strip()]
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -65,9 +65,9 @@ def _check(settings: Settings, *, as_json: bool) -> None:
     comes every few seconds."""
     from sqlalchemy import inspect
 
-    from nvr_rag import processes
     from nvr_rag.db.session import Database
     from nvr_rag.errors import NotFound
+    from nvr_rag.running import processes
 
     host = socket.gethostname()
     with closing(Database(settings.sql_url())) as database:

@@ -25,10 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nvr_rag import corpus, indexing
+from nvr_rag import corpus
 from nvr_rag.encoders.base import Encoder, Vectors
 from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder
+from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.bench.common import environment, run, table
 from tests.support import document, paragraphs

@@ -24,8 +24,8 @@ from ingest.pipeline import ingest
 from nvr_rag import chunks
 from nvr_rag.settings import Settings
 from nvr_rag.types import Mode, Query
+from nvr_rag.upkeep.writing import want
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import want
 from tests.bench.common import environment, quantile, run, server, table
 
 
@@ -113,7 +113,7 @@ def _ask_http(work: Path, threads: int) -> tuple[dict[str, list[float]], float]:
                 body = {"query": text, "mode": name.split()[1]}
                 seconds.append(_timed(lambda body=body: client.post("/v1/search", json=body).raise_for_status()))
         with Workspace(Settings(home=work / "home")) as workspace:
-            from nvr_rag.processes import alive
+            from nvr_rag.running.processes import alive
 
             status = Path(f"/proc/{alive(workspace.database, 'serve')[0].pid}/status").read_text(encoding="utf-8")
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))

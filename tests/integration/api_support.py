@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import uvicorn
 
-from nvr_rag import indexes, indexing
+from nvr_rag import indexes
 from nvr_rag.api.app import create_app
 from nvr_rag.api.server import listen, server_config, url_of
 from nvr_rag.errors import NotFound
-from nvr_rag.services import Service
+from nvr_rag.running.services import Service
 from nvr_rag.settings import ApiSettings
+from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.support import paragraphs
 

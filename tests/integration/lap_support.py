@@ -23,13 +23,14 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import corpus, deployments, documents, indexes, indexing
+from nvr_rag import corpus, deployments, documents, indexes
 from nvr_rag.chunkings import installed_chunker
 from nvr_rag.indexes import IndexInfo
 from nvr_rag.query_log import QueryLog, record_feedback
 from nvr_rag.settings import Settings, TrainingSettings
 from nvr_rag.testing import MemoryStore
 from nvr_rag.types import Feedback, FeedbackKind, Query
+from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.support import document
 from training import child, judging, preparation

@@ -9,14 +9,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from nvr_rag import indexing, processes, registry
+from nvr_rag import registry
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.encoders.base import Encoder
+from nvr_rag.running import processes
 from nvr_rag.testing import HashEncoder
-from nvr_rag.upkeep import lags
+from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep.catching_up import lags
 from nvr_rag.workspace import Workspace
 from tests.support import paragraphs
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import jobs, processes
+from nvr_rag import jobs
 from nvr_rag.api import retrain
+from nvr_rag.running import processes
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
 from training import running as laps

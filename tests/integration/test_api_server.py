@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nvr_rag import processes
 from nvr_rag.api import server
 from nvr_rag.errors import ConfigurationError
+from nvr_rag.running import processes
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.workspace import Workspace
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from nvr_rag import corpus, jobs, processes
+from nvr_rag import corpus, jobs
 from nvr_rag.backups import manifest as manifests
 from nvr_rag.backups import restoring, tables, taking
 from nvr_rag.backups.restoring import restore
@@ -24,6 +24,7 @@ from nvr_rag.backups.taking import back_up
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.errors import ConfigurationError, Conflict, InvalidInput, NvrError
+from nvr_rag.running import processes
 from nvr_rag.settings import QdrantSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import Query

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from nvr_rag import chunkings, cli, jobs, processes
+from nvr_rag import chunkings, cli, jobs
 from nvr_rag.api.schemas import SearchAnswer
 from nvr_rag.commands import common
 from nvr_rag.disk import allocated
+from nvr_rag.running import processes
 from tests.integration.command_line import CommandLine
 from tests.support import document, paragraphs
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import erasing, registry
+from nvr_rag import registry
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.query_log import QueryLog
+from nvr_rag.removal import erasing
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import Query
 from tests.integration.command_line import CommandLine

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nvr_rag import processes
 from nvr_rag.commands import common
+from nvr_rag.running import processes
 from nvr_rag.testing import MemoryStore
 from tests.integration.command_line import CommandLine
 

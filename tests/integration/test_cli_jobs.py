@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from nvr_rag import jobs, processes
+from nvr_rag import jobs
 from nvr_rag.commands import common
 from nvr_rag.commands.jobs import progress_in_words
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.retries import RetryDecision
+from nvr_rag.running import processes
 from tests.integration.command_line import CommandLine
 from tests.support import House
 

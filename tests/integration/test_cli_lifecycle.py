@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nvr_rag import deployments, disk, indexes, indexing, output, processes, registry, upkeep
+from nvr_rag import deployments, disk, indexes, output, registry
 from nvr_rag.commands import common
 from nvr_rag.registry import SHORT
+from nvr_rag.running import processes
 from nvr_rag.testing import HashEncoder
+from nvr_rag.upkeep import catching_up, indexing
 from tests.integration.command_line import CommandLine
 from tests.integration.lifecycle import Doubles
 from tests.support import document
@@ -312,7 +314,7 @@ def test_stopping_to_watch_a_server_build(known: CommandLine, monkeypatch: pytes
 
     with known.house() as house:
         processes.announce(house.database, "serve")
-    monkeypatch.setattr(upkeep, "settle", interrupted)
+    monkeypatch.setattr(catching_up, "settle", interrupted)
     result = known("index", "build", "--model", OTHER)
     assert result.exit_code == 130
     assert "The server goes on building index 2; nvr-rag index build --resume 2 shows how far" in result.stderr

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from nvr_rag import cli, jobs, processes
+from nvr_rag import cli, jobs
 from nvr_rag.commands import common
+from nvr_rag.running import processes
 from nvr_rag.workspace import Workspace
 from tests.integration.lap_support import (
     TRAIN,

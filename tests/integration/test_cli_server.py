@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import processes
 from nvr_rag.commands import common
+from nvr_rag.running import processes
 from tests.integration.command_line import CommandLine
 from tests.support import document
 

@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import update
 
 from ingest import handlers
-from nvr_rag import compaction, jobs, processes, promotion, working
+from nvr_rag import jobs, promotion
 from nvr_rag.commands import common
 from nvr_rag.db import tables as t
-from nvr_rag.working import JobLoop
+from nvr_rag.running import processes, working
+from nvr_rag.running.working import JobLoop
+from nvr_rag.upkeep import compaction
 from tests.integration.command_line import CommandLine
 from tests.integration.lifecycle import Doubles, loading
 from tests.support import document

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from nvr_rag import compaction, deployments, indexes, promotion
-from nvr_rag.compaction import Compaction, compact, done_already, gives_up
+from nvr_rag import deployments, indexes, promotion
 from nvr_rag.errors import Conflict, NotFound, Stopped, StoreUnavailable
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.indexing import Progress
 from nvr_rag.testing import Fault, FaultyStore
 from nvr_rag.types import Mode
+from nvr_rag.upkeep import compaction
+from nvr_rag.upkeep.compaction import Compaction, compact, done_already, gives_up
+from nvr_rag.upkeep.indexing import Progress
 from tests.integration.lifecycle import Doubles, catch_up, states
 from tests.support import House, document, paragraphs
 

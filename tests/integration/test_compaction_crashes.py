@@ -12,9 +12,10 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import Connection
 
-from nvr_rag import compaction, deployments, indexing, promotion, verification, workspace
+from nvr_rag import deployments, promotion, workspace
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
+from nvr_rag.upkeep import compaction, indexing, verification
 from tests import engines
 from tests.integration.lifecycle import Doubles, catch_up
 from tests.integration.test_crashes import Saved

@@ -21,8 +21,8 @@ import httpx
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from nvr_rag import processes
 from nvr_rag.db.session import Database
+from nvr_rag.running import processes
 from tests import engines
 from tests.composition import composition, seconds
 from tests.integration.command_line import CommandLine

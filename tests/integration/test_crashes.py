@@ -17,10 +17,11 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import Connection
 
-from nvr_rag import indexing, workspace
+from nvr_rag import workspace
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
+from nvr_rag.upkeep import indexing
 from tests import engines
 from tests.support import House, document
 

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from nvr_rag import corpus, erasing, erasure, indexing, query_log, verification
+from nvr_rag import corpus, query_log
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import insert_ignore
-from nvr_rag.erasure import Erasure
 from nvr_rag.errors import NotFound, StoreBusy
 from nvr_rag.ids import document_id, new_id, sha256_text
 from nvr_rag.query_log import QueryLog
+from nvr_rag.removal import erasing, erasure
+from nvr_rag.removal.erasure import Erasure
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import Crash, Fault, FaultyStore, MemoryStore
 from nvr_rag.types import Feedback, FeedbackKind, Query
+from nvr_rag.upkeep import indexing, verification
 from tests.support import House, document, paragraphs
 from training.judgments import holdout_queries, training_queries
 

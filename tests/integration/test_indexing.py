@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nvr_rag import collections, documents, indexing
+from nvr_rag import collections, documents
 from nvr_rag.corpus import Outcome
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch, NotFound, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
-from nvr_rag.indexing import Progress
 from nvr_rag.testing import Fault, FaultyStore, MemoryStore
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
+from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep.indexing import Progress
 from tests.support import House, document, paragraphs
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from nvr_rag import jobs, retries, working
+from nvr_rag import jobs, retries
 from nvr_rag.db import tables as t
 from nvr_rag.errors import DatabaseUnavailable, InvalidInput, StoreBusy, StoreUnavailable
 from nvr_rag.jobs import Hold, Job, Status
 from nvr_rag.retries import Backoff, RetryPolicy
-from nvr_rag.working import JobLoop, Task
+from nvr_rag.running import working
+from nvr_rag.running.working import JobLoop, Task
 from nvr_rag.workspace import Workspace
 
 QUICK = Backoff(first_seconds=0.01, factor=2.0, cap_seconds=0.05)

@@ -20,7 +20,7 @@ from nvr_rag.db import tables as t
 from nvr_rag.encoders.torch import load_encoder
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.types import Mode, Query
-from nvr_rag.verification import verify
+from nvr_rag.upkeep.verification import verify
 from tests.integration.lap_support import (
     DEV,
     DOCUMENTS,

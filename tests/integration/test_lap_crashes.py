@@ -18,7 +18,7 @@ import pytest
 from nvr_rag import registry
 from nvr_rag.errors import NvrError, Stopped
 from nvr_rag.testing import Crash
-from nvr_rag.verification import verify
+from nvr_rag.upkeep.verification import verify
 from tests.integration.lap_support import (
     DOCUMENTS,
     STEPS,

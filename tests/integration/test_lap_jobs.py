@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from nvr_rag import deployments, indexes, jobs, processes, retries, working
+from nvr_rag import deployments, indexes, jobs, retries
 from nvr_rag.db import tables as t
 from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError, StoreUnavailable
 from nvr_rag.jobs import Hold, Job, Status
 from nvr_rag.retries import Backoff, RetryPolicy
+from nvr_rag.running import processes, working
 from nvr_rag.workspace import Workspace
 from training import loop, running, service
 from training.children import run_child

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from nvr_rag import processes
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
+from nvr_rag.running import processes
 from tests import engines
 from tests.killing.life import Server
 from tests.killing.places import Place

@@ -17,14 +17,15 @@ import pytest
 from ingest.handlers import HANDLERS
 from ingest.indexer import Indexer
 from ingest.pipeline import IngestReport, Watcher, ingest
-from nvr_rag import documents, indexing, jobs, upkeep
+from nvr_rag import documents, jobs
 from nvr_rag.errors import Conflict, InvalidInput, StoreBusy
+from nvr_rag.running.working import JobLoop
 from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import DocumentState, Query
-from nvr_rag.upkeep import lags
-from nvr_rag.working import JobLoop
+from nvr_rag.upkeep import catching_up, indexing
+from nvr_rag.upkeep.catching_up import lags
 from nvr_rag.workspace import Workspace
 
 
@@ -334,7 +335,7 @@ def test_what_a_round_writes_is_counted(site: Site) -> None:
 
 
 def test_nobody_waits_for_ever_for_an_owner_that_is_stuck(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "STALLED_SECONDS", 1.0)
+    monkeypatch.setattr(catching_up, "STALLED_SECONDS", 1.0)
     site.write("a.md", "Words of the first document.")
     site.ingest()
     site.write("b.md", "Words of the second document.")

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, update
 
 from ingest import indexer
 from ingest.indexer import Indexer
-from nvr_rag import deployments, indexes, indexing, processes, promotion, registry, upkeep
+from nvr_rag import deployments, indexes, promotion, registry
 from nvr_rag.api import preparing
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.db import clock
@@ -21,9 +21,11 @@ from nvr_rag.db import tables as t
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, IndexMissing, NotFound, NvrError, StoreUnavailable
 from nvr_rag.promotion import Switch, promote, roll_back
+from nvr_rag.running import processes
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import Query
-from nvr_rag.upkeep import Upkeep, lags, settle
+from nvr_rag.upkeep import catching_up, indexing
+from nvr_rag.upkeep.catching_up import Upkeep, lags, settle
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import SmallIndexer, running
 from tests.integration.lifecycle import Doubles, catch_up, loading, states
@@ -560,7 +562,7 @@ def test_indexes_are_brought_up_in_the_order_in_which_they_matter(full: House, d
 def test_a_server_has_the_first_go_at_a_new_index(
     full: House, doubles: Doubles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "SERVER_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(catching_up, "SERVER_FIRST_SECONDS", 0.5)
     candidate = doubles.propose(full.workspace, 1)
     command = visitor(full)
     processes.announce(full.database, "serve")

@@ -19,7 +19,6 @@ import pytest
 from qdrant_client import QdrantClient
 from sqlalchemy import update
 
-from nvr_rag import indexing, verification
 from nvr_rag.db import tables as t
 from nvr_rag.errors import IndexDamaged, IndexMissing, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
@@ -27,7 +26,8 @@ from nvr_rag.stores.base import SparseVector, Store
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.server import QdrantServerStore
 from nvr_rag.testing import HashEncoder, MemoryStore
-from nvr_rag.verification import Verification, verify_by_owner, verify_or_rebuild
+from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep.verification import Verification, verify_by_owner, verify_or_rebuild
 from tests.integration.api_support import running
 from tests.support import House, document, paragraphs
 
@@ -404,7 +404,7 @@ def test_a_command_leaves_a_lost_index_to_the_process_that_takes_such_jobs(
 ) -> None:
     lose(full)
     asked: list[int] = []
-    monkeypatch.setattr("nvr_rag.processes.taking", lambda *_: [object()])
+    monkeypatch.setattr("nvr_rag.running.processes.taking", lambda *_: [object()])
     monkeypatch.setattr("nvr_rag.jobs.enqueue", lambda _database, _kind, values: asked.append(values["index_id"]))
     monkeypatch.setattr(verification, "_followed", lambda *_: {"clean": True})
     assert verify_by_owner(full.workspace, full.index_id, paragraphs, repair=True) == {"clean": True}

@@ -12,27 +12,18 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from nvr_rag import (
-    deployments,
-    indexes,
-    indexing,
-    jobs,
-    promotion,
-    query_log,
-    retention,
-    superseded,
-    tidying,
-    verification,
-)
+from nvr_rag import deployments, indexes, jobs, promotion, query_log
 from nvr_rag.db import tables as t
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import document_id
 from nvr_rag.query_log import QueryLog
-from nvr_rag.retention import Removal, prune
+from nvr_rag.removal import retention, superseded, tidying
+from nvr_rag.removal.retention import Removal, prune
+from nvr_rag.removal.tidying import Tidier
 from nvr_rag.settings import RetentionSettings
-from nvr_rag.tidying import Tidier
 from nvr_rag.types import Feedback, FeedbackKind, Hit, Mode, Query
-from nvr_rag.upkeep import lags
+from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep.catching_up import lags
 from tests.integration.lifecycle import Doubles, catch_up, states
 from tests.support import House, document, paragraphs
 

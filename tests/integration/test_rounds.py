@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy import delete, select
 
-from nvr_rag import deployments, documents, indexes, indexing, pace, promotion
+from nvr_rag import deployments, documents, indexes, promotion
 from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
-from nvr_rag.indexing import Progress, Work
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
-from nvr_rag.upkeep import lags
+from nvr_rag.upkeep import indexing, pace
+from nvr_rag.upkeep.catching_up import lags
+from nvr_rag.upkeep.indexing import Progress, Work
 from tests.integration.lifecycle import Doubles, catch_up
 from tests.support import House, document, paragraphs
 

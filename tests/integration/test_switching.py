@@ -22,9 +22,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from nvr_rag import processes
 from nvr_rag.cli import app
 from nvr_rag.encoders.torch import load_encoder
+from nvr_rag.running import processes
 from nvr_rag.settings import Settings
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.workspace import Workspace

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nvr_rag import chunks, collections, indexing, verification
+from nvr_rag import chunks, collections
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, document_id, new_id, sha256_text
 from nvr_rag.stores.base import Point, SparseVector
-from nvr_rag.verification import Verification
-from nvr_rag.writing import Work
+from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep.verification import Verification
+from nvr_rag.upkeep.writing import Work
 from tests.support import House, document, paragraphs
 
 

@@ -22,14 +22,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from nvr_rag import chunks, deployments, indexing
+from nvr_rag import chunks, deployments
 from nvr_rag.errors import InvalidFilter, InvalidInput, NotFound
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.testing import MemoryStore
 from nvr_rag.types import Mode, Query
-from nvr_rag.writing import Work
+from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep.writing import Work
 from tests import engines
 from tests.support import House, document, paragraphs
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import jobs, presence, processes, retries, worker, working
+from nvr_rag import jobs, retries
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable, InvalidInput
 from nvr_rag.retries import Backoff
-from nvr_rag.working import JobLoop, Task
+from nvr_rag.running import presence, processes, worker, working
+from nvr_rag.running.working import JobLoop, Task
 from nvr_rag.workspace import Workspace
 from tests.integration.command_line import CommandLine
 from tests.support import House

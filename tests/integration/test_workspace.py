@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from nvr_rag import chunkings, collections, corpus, indexes, registry, verification
+from nvr_rag import chunkings, collections, corpus, indexes, registry
 from nvr_rag.chunkings import check_fits, settings_for
 from nvr_rag.db import tables as t
 from nvr_rag.errors import (
@@ -28,6 +28,7 @@ from nvr_rag.settings import Settings
 from nvr_rag.stores.base import SparseVector, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.testing import Crash, Fault, FaultyStore, HashEncoder, MemoryStore
+from nvr_rag.upkeep import verification
 from nvr_rag.workspace import Workspace
 from tests.support import House, document, paragraphs
 

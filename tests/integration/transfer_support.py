@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from nvr_rag import corpus, indexing
+from nvr_rag import corpus
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.ids import document_id, new_id, sha256_text
@@ -18,6 +18,7 @@ from nvr_rag.query_log import record_feedback
 from nvr_rag.transfer.exporting import export
 from nvr_rag.transfer.records import Part
 from nvr_rag.types import Feedback, FeedbackKind, NewDocument, ParsedText, TextFormat
+from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.support import paragraphs
 

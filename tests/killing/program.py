@@ -89,7 +89,9 @@ def _export(encoder: Encoder, directory: Path) -> None:
 def install() -> None:
     """Put the doubles in the place of the model library, and make steps small and waits short."""
     from ingest import pipeline
-    from nvr_rag import indexing, jobs, leases, processes
+    from nvr_rag import jobs
+    from nvr_rag.running import processes
+    from nvr_rag.upkeep import indexing, leases
 
     library = ModuleType("nvr_rag.encoders.torch")
     library.__dict__.update(load_encoder=_load_encoder, export=_export)

@@ -21,13 +21,13 @@ from sqlalchemy.engine import make_url
 from typer.main import get_command
 
 import ingest.worker
-import nvr_rag.working
+import nvr_rag.running.working
 from nvr_rag import __version__
 from nvr_rag.api.server import GRACE_SECONDS
 from nvr_rag.cli import app
-from nvr_rag.services import installed
+from nvr_rag.running.services import installed
+from nvr_rag.running.worker import chosen
 from nvr_rag.settings import Settings, load_settings
-from nvr_rag.worker import chosen
 from tests.composition import FILE, ROOT, composition, seconds
 from tests.qdrant_stand_in import Fault, StandIn
 
@@ -226,7 +226,7 @@ def test_a_command_that_is_none_would_be_found() -> None:
 
 
 def test_there_is_time_to_stop_in_order() -> None:
-    worst = nvr_rag.working.STOP_SECONDS + ingest.worker.STOP_SECONDS
+    worst = nvr_rag.running.working.STOP_SECONDS + ingest.worker.STOP_SECONDS
     assert all(seconds(SERVICES[name]["stop_grace_period"]) > max(worst, GRACE_SECONDS) for name in OURS)
 
 

@@ -116,7 +116,7 @@ def _encoder(model: str | None) -> Iterator[Encoder]:
 
 
 def _of_collection(data: Beir, collection: str, mode: Mode | None) -> Evaluation:
-    from nvr_rag import processes
+    from nvr_rag.running import processes
     from training.evaluation import dataset, evaluation, run_deployment
 
     with common.open_workspace() as workspace:

@@ -73,7 +73,7 @@ def take(workspace: Workspace, request: Request, *, resume: bool) -> int:
 def follow(workspace: Workspace, job_id: int) -> dict[str, Any]:
     """Run the job, or watch a server or worker run it; what it came to, and where its report is. Raises NvrError with
     its error."""
-    from nvr_rag import processes
+    from nvr_rag.running import processes
     from training.loop import report_of
     from training.running import KIND
 
@@ -92,7 +92,7 @@ def follow(workspace: Workspace, job_id: int) -> dict[str, Any]:
 
 def _check_reachable(workspace: Workspace) -> None:
     """Raise ConfigurationError where the indexes are a server's that does not train: a lap could not open them here."""
-    from nvr_rag import processes
+    from nvr_rag.running import processes
     from training.running import KIND
 
     servers = processes.alive(workspace.database, processes.SERVER)
@@ -114,7 +114,8 @@ def _run(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]], 
 
 
 def _watch(workspace: Workspace, job_id: int, show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
-    from nvr_rag import jobs, processes
+    from nvr_rag import jobs
+    from nvr_rag.running import processes
     from training.running import KIND
 
     asked = time.monotonic()

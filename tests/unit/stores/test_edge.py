@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError, StoreUnavailable
-from nvr_rag.stores import edge as edge_module
-from nvr_rag.stores.edge import EdgeStore, _translated
+from nvr_rag.stores import edge, edge_shards
+from nvr_rag.stores.edge import EdgeStore
+from nvr_rag.stores.edge_shards import translated
 from nvr_rag.testing import Crash
 from tests.contract.store_cases import CONFIG, point, terms, uid, vector
 
@@ -24,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 OWNER = """
 import sys
 from pathlib import Path
-from nvr_rag.stores.edge import EdgeStore, _translated
+from nvr_rag.stores.edge import EdgeStore
 from tests.contract.store_cases import point, terms
 index = EdgeStore(Path(sys.argv[1])).open("main")
 index.upsert([point(n, (float(n),), terms(t1=1.0)) for n in range(1, 301)])
@@ -119,17 +122,17 @@ def test_a_killed_owner_loses_no_finished_write(store: EdgeStore, tmp_path: Path
     index.close()
 
 
-@pytest.mark.parametrize("step", ["_make_shard", "_sync_tree"])
+@pytest.mark.parametrize("step", ["make_shard", "sync_tree"])
 def test_a_crash_while_creating_leaves_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     store = EdgeStore(tmp_path)
-    real = getattr(edge_module, step)
+    real = getattr(edge, step)
 
     def crash(*args: object) -> None:
         real(*args)
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge_module, step, crash)
+        patch.setattr(edge, step, crash)
         patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # a dead process tidies nothing
         with pytest.raises(Crash):
             store.create("main", CONFIG)
@@ -277,6 +280,31 @@ def test_scrubbing_leaves_nothing_of_what_was_deleted_or_replaced(store: EdgeSto
     assert [path.name for path in tmp_path.iterdir()] == ["main"]
 
 
+def test_searches_wait_for_a_scrubbed_shard_instead_of_failing(store: EdgeStore) -> None:
+    fill(store)
+    index = store.open("main")
+    wanted = index.search_dense(vector(1.0), 3)
+    over = threading.Event()
+
+    def search() -> int:
+        count = 0
+        while not over.is_set():
+            assert index.search_dense(vector(1.0), 3) == wanted
+            assert len(index.get([wanted[0].id])) == 1
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        searches = [pool.submit(search) for _ in range(4)]
+        try:
+            for _ in range(5):
+                index.scrub()
+        finally:
+            over.set()
+        assert all(one.result() for one in searches)
+    index.close()
+
+
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 def test_a_crash_while_a_scrubbed_shard_takes_its_place_loses_nothing(
     store: EdgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -292,7 +320,7 @@ def test_a_crash_while_a_scrubbed_shard_takes_its_place_loses_nothing(
             (folder / "shard.new").rename(folder / "shard")
         raise Crash
 
-    monkeypatch.setattr(edge_module, "_take_new_shard", crash)
+    monkeypatch.setattr(edge, "take_new_shard", crash)
     with pytest.raises(Crash):
         index.scrub()
     os.close(index._lock)
@@ -306,7 +334,7 @@ def test_a_crash_while_a_scrubbed_shard_takes_its_place_loses_nothing(
 
 
 def test_what_has_nothing_to_do_with_the_files_is_no_damage(store: EdgeStore) -> None:
-    with pytest.raises(StoreError, match="No space left") as raised, _translated("main"):
+    with pytest.raises(StoreError, match="No space left") as raised, translated("main"):
         raise Exception("Service runtime error: No space left on device")
     assert not isinstance(raised.value, IndexMissing)
     index = store.open("main")
@@ -349,7 +377,7 @@ def test_a_visitor_that_is_turned_away_has_touched_nothing(tmp_path: Path) -> No
 import sys
 from pathlib import Path
 from nvr_rag.errors import StoreBusy
-from nvr_rag.stores.edge import EdgeStore, _translated
+from nvr_rag.stores.edge import EdgeStore
 try:
     EdgeStore(Path(sys.argv[1])).open("main")
 except StoreBusy:
@@ -374,8 +402,8 @@ def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeyp
     """The library would die of a SIGBUS there; see tests/integration/test_faults.py for a disk that really is full."""
     fill(store)
     index = store.open("main")
-    left = [edge_module.WRITING_BYTES - 1]
-    monkeypatch.setattr(edge_module, "free", lambda folder: left[0])
+    left = [edge_shards.WRITING_BYTES - 1]
+    monkeypatch.setattr(edge_shards, "free", lambda folder: left[0])
     before = index.count()
     for write in (
         lambda: index.upsert([point(1000)]),
@@ -390,10 +418,10 @@ def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeyp
     index.close()
     index = store.open("main")  # less is enough to be searched
     index.close()
-    left[0] = edge_module.OPENING_BYTES - 1
+    left[0] = edge_shards.OPENING_BYTES - 1
     with pytest.raises(StoreUnavailable, match="make room"):
         store.open("main")
-    left[0] = edge_module.WRITING_BYTES
+    left[0] = edge_shards.WRITING_BYTES
     index = store.open("main")  # the lock was let go
     index.upsert([point(1000)])
     assert index.count() == before + 1
@@ -409,5 +437,5 @@ def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeyp
     ],
 )
 def test_what_a_disk_refuses_is_no_damage(words: str) -> None:
-    with pytest.raises(StoreUnavailable, match="main"), _translated("main"):
+    with pytest.raises(StoreUnavailable, match="main"), translated("main"):
         raise Exception(words)

@@ -11,7 +11,7 @@ from sqlalchemy import insert
 
 from nvr_rag import jobs
 from nvr_rag.db import tables as t
-from nvr_rag.retention import Pruning, Removal
+from nvr_rag.removal.retention import Pruning, Removal
 from nvr_rag.settings import RetentionSettings
 from tests.support import House
 from training.retention import old_runs

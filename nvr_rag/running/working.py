@@ -21,8 +21,8 @@ from nvr_rag.db.session import Database
 from nvr_rag.errors import NvrError, Stopped
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Hold, Job
-from nvr_rag.patience import Patience
 from nvr_rag.retries import RetryPolicy
+from nvr_rag.running.patience import Patience
 from nvr_rag.workspace import Workspace
 
 POLL_SECONDS = 0.5  # between two looks for a job

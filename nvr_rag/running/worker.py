@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from nvr_rag import processes
 from nvr_rag.errors import ConfigurationError, InvalidInput
-from nvr_rag.presence import Presence
-from nvr_rag.services import Service, installed
+from nvr_rag.running import processes
+from nvr_rag.running.presence import Presence
+from nvr_rag.running.services import Service, installed
 from nvr_rag.settings import Settings
 from nvr_rag.workspace import Workspace
 

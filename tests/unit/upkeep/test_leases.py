@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.errors import Maintained
-from nvr_rag.leases import LEASE_SECONDS, Lease
+from nvr_rag.upkeep.leases import LEASE_SECONDS, Lease
 from tests.support import House
 
 

@@ -15,15 +15,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from nvr_rag import collections, deployments, indexes, indexing, promotion, upkeep
+from nvr_rag import collections, deployments, indexes, promotion
 from nvr_rag.chunkings import Chunker
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import Conflict, Maintained, Stopped
 from nvr_rag.indexes import IndexInfo, LiveIndex
-from nvr_rag.indexing import Progress
 from nvr_rag.stores.base import OpenIndex
+from nvr_rag.upkeep import catching_up, indexing
+from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import Work
 
 KIND = "compact"  # of the job that asks an index's owner
 ASKED, HITS = 64, 10  # searches that are compared, and hits of each
@@ -74,7 +75,7 @@ def compact(
     before = workspace.index(source.id)  # whose vectors are taken over: it must be open here
     workspace.rebuild_if_lost(candidate.index_id)  # killed while it was optimised it may be damaged
     tell(f"copying index {source.id} to index {candidate.index_id}")
-    keeping = upkeep.Upkeep(
+    keeping = catching_up.Upkeep(
         workspace=workspace,
         collection_id=candidate.collection_id,
         chunker=chunker,
@@ -152,11 +153,11 @@ def _begun(workspace: Workspace, collection: str, tell: Tell) -> tuple[Deploymen
     return candidate, source
 
 
-def _catch_up(keeping: upkeep.Upkeep) -> Work:
+def _catch_up(keeping: catching_up.Upkeep) -> Work:
     """Bring the copy up with the log, here or by its owner. Raises Stopped."""
     finished = threading.Event()
     finished.set()
-    work = upkeep.settle(keeping, finished)
+    work = catching_up.settle(keeping, finished)
     if keeping.stop.is_set():
         raise Stopped("stopped; what is copied stays, and the next compaction goes on with it")
     return work

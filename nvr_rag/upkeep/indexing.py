@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from nvr_rag import chunks, corpus, indexes, pace
+from nvr_rag import chunks, corpus, indexes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.collections import head_seq
@@ -25,10 +25,11 @@ from nvr_rag.db.session import Database
 from nvr_rag.documents import serving_chunking
 from nvr_rag.errors import ChunkingMismatch
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.pace import Pace
 from nvr_rag.storable import storable
 from nvr_rag.types import ChunkDraft
-from nvr_rag.writing import Work, collection_of, write_group
+from nvr_rag.upkeep import pace
+from nvr_rag.upkeep.pace import Pace
+from nvr_rag.upkeep.writing import Work, collection_of, write_group
 
 CHANGES_A_ROUND = 128
 CHARACTERS_A_ROUND = 500_000  # about 500 chunks; a single longer document is a round

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nvr_rag import pace as module
-from nvr_rag.pace import pace, resumed
+from nvr_rag.upkeep import pace as module
+from nvr_rag.upkeep.pace import pace, resumed
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -17,9 +17,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from nvr_rag import chunks, erasure, indexes
-from nvr_rag.erasure import Erasure
+from nvr_rag import chunks, indexes
 from nvr_rag.errors import Conflict, NotFound, NvrError, Stopped, StoreBusy
+from nvr_rag.removal import erasure
+from nvr_rag.removal.erasure import Erasure
 from nvr_rag.workspace import Workspace
 
 GROUP = "nvr_rag.erasers"  # of the entry points

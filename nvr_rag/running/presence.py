@@ -1,4 +1,4 @@
-"""The row that tells other processes of this one, kept fresh by a thread; see nvr_rag.processes.
+"""The row that tells other processes of this one, kept fresh by a thread; see nvr_rag.running.processes.
 
 What the process is, and what it has loaded, enters; nothing leaves but the row. It outlives a database that is away.
 """
@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from nvr_rag import processes
 from nvr_rag.db.session import Database
 from nvr_rag.errors import NvrError
-from nvr_rag.patience import Patience
+from nvr_rag.running import processes
+from nvr_rag.running.patience import Patience
 
 LOOK_SECONDS = 0.1  # between two looks at what is loaded
 

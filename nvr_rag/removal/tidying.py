@@ -1,4 +1,4 @@
-"""Pruning beside other work: now and then, a little at a time. What goes is decided by nvr_rag.retention."""
+"""Pruning beside other work: now and then, a little at a time. What goes is decided by nvr_rag.removal.retention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from nvr_rag.retention import prune
+from nvr_rag.removal.retention import prune
 from nvr_rag.workspace import Workspace
 
 EVERY_SECONDS = 3600.0  # between two prunings

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, func, select
 
-from nvr_rag import deployments, disk, indexes, jobs, registry, superseded
+from nvr_rag import deployments, disk, indexes, jobs, registry
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
@@ -25,8 +25,9 @@ from nvr_rag.encoders.bundled import BUNDLED
 from nvr_rag.errors import Conflict, NotFound, NvrError, StoreBusy
 from nvr_rag.job_rows import ENDED
 from nvr_rag.registry import EncoderVersion
+from nvr_rag.removal import superseded
+from nvr_rag.removal.superseded import Pause
 from nvr_rag.settings import RetentionSettings
-from nvr_rag.superseded import Pause
 from nvr_rag.workspace import Workspace
 
 GROUP = "nvr_rag.retention"  # of the entry points

@@ -15,13 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from nvr_rag import collections, forgetting, indexes
+from nvr_rag import collections, indexes
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.errors import NotFound
-from nvr_rag.forgetting import parts
 from nvr_rag.ids import sha256_text
+from nvr_rag.removal import forgetting
+from nvr_rag.removal.forgetting import parts
 from nvr_rag.storable import storable
 
 

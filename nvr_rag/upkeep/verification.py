@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from nvr_rag import chunks, erasure, indexes, jobs, processes
+from nvr_rag import chunks, indexes, jobs
 from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.errors import IndexDamaged, IndexMismatch, IndexMissing, Maintained, StoreBusy, StoreUnavailable
 from nvr_rag.ids import sha256_json
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.indexing import catch_up, grouped, purge_round
+from nvr_rag.removal import erasure
+from nvr_rag.running import processes
 from nvr_rag.stores.base import Point, SparseVector
 from nvr_rag.stores.points import HASHES
+from nvr_rag.upkeep.indexing import catch_up, grouped, purge_round
+from nvr_rag.upkeep.writing import Work, collection_of, want, write_group
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import Work, collection_of, want, write_group
 
 KIND = "verify"  # of the job that asks an index's owner
 

@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nvr_rag import deployments, indexes, indexing, processes
+from nvr_rag import deployments, indexes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.collections import head_seq
 from nvr_rag.errors import NvrError, StoreBusy
 from nvr_rag.indexes import IndexInfo
-from nvr_rag.indexing import Progress
-from nvr_rag.pace import Pace
-from nvr_rag.pace import pace as pace_of
+from nvr_rag.running import processes
+from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.pace import Pace
+from nvr_rag.upkeep.pace import pace as pace_of
+from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
-from nvr_rag.writing import Work
 
 STALLED_SECONDS = 900.0  # after which one stops waiting for another process
 SERVER_FIRST_SECONDS = 3.0  # in which a running server may take a new index: it is the one that stays

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from nvr_rag import processes
 from nvr_rag.db import clock
 from nvr_rag.errors import StoreBusy
+from nvr_rag.running import processes
 from tests.support import House
 
 
