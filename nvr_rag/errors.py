@@ -17,6 +17,7 @@ NvrError
 │   ├── StoreBusy            owned by another process            (retry, elsewhere)
 │   │   └── Maintained       shared, and brought up by another one   (retry, elsewhere)
 │   ├── StoreUnavailable     refused, slow, cut off                          (retry)
+│   │   └── IndexClosed      this process has let go of the index meanwhile  (retry)
 │   ├── IndexMissing         the store has lost an index that the log knows: rebuild
 │   │   └── IndexDamaged     it is there and cannot be read or written any more: rebuild
 │   └── IndexExists
@@ -104,6 +105,10 @@ class StoreUnavailable(StoreError):
     """The vector store refused, was too slow, or was cut off."""
 
     retry = True
+
+
+class IndexClosed(StoreUnavailable):
+    """This process has let go of the index while it was in use; it can be opened again."""
 
 
 class IndexMissing(StoreError):

@@ -16,7 +16,7 @@ from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import InvalidInput, NotFound, StoreError
+from nvr_rag.errors import IndexClosed, InvalidInput, NotFound, StoreError
 from nvr_rag.filters import Filter, matches, parse_filter
 from nvr_rag.fusion import fuse
 from nvr_rag.indexes import LiveIndex
@@ -28,6 +28,7 @@ MAX_K = 1000
 MAX_QUERY_CHARACTERS = 10_000
 _SLACK = 8  # candidates hydrated beyond k at first: a few are usually invisible while an index lags
 _LOOKUP = 2000  # ids in one hydration
+_REOPENED = 3  # times that a search is done again because its index was closed under it: it may be rebuilt
 _MOVES = 3  # times that a search is done again because its index was advanced meanwhile
 
 
@@ -68,15 +69,18 @@ class Retriever:
         check_query(query)
         where = parse_filter(query.filter)
         deployment, since = self._deployment(query, deployment_id)
+        reopened = 0
         while True:
             try:
                 return self._search(query, where, deployment, since)
-            except (StoreError, NotFound):
-                # Another deployment may serve by now, and the index of this one be gone.
+            except (StoreError, NotFound) as error:
+                # Another deployment may serve by now, and the index of this one be gone, or have been opened anew.
                 asked = deployment.id
                 deployment, since = self._deployment(query, deployment_id)
                 if deployment.id == asked:
-                    raise
+                    if not isinstance(error, IndexClosed) or reopened == _REOPENED:
+                        raise
+                    reopened += 1
 
     def _deployment(self, query: Query, deployment_id: int | None) -> tuple[Deployment, int]:
         """Who is to answer, and how far its index is."""

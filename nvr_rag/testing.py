@@ -20,7 +20,7 @@ import numpy as np
 
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.spec import EncoderSpec
-from nvr_rag.errors import IndexExists, IndexMissing, StoreBusy, StoreUnavailable
+from nvr_rag.errors import IndexClosed, IndexExists, IndexMissing, StoreBusy
 from nvr_rag.filters import Filter, matches
 from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.stores.base import (
@@ -119,7 +119,7 @@ class MemoryIndex:
 
     def _held(self) -> _Held:
         if self._closed:
-            raise StoreUnavailable("this index is closed; open it again")
+            raise IndexClosed("this index is closed; open it again")
         if self._index.deleted:
             raise IndexMissing("this index was deleted; `nvr-rag verify --repair` rebuilds it")
         return self._index

@@ -27,7 +27,7 @@ from typing import Any
 import qdrant_edge as edge
 
 from nvr_rag.disk import free
-from nvr_rag.errors import IndexDamaged, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
+from nvr_rag.errors import IndexClosed, IndexDamaged, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
 from nvr_rag.filters import FIELDS
 from nvr_rag.stores.base import StoreConfig
 from nvr_rag.stores.points import DENSE, LEXICAL
@@ -44,7 +44,7 @@ REMEDY = "`nvr-rag verify --repair` rebuilds it from the corpus log"
 # What the disk or the machine refuses now and may grant later, in the library's words. It is no damage.
 _REFUSED = re.compile(
     "No space left|StorageFull|quota exceeded|QuotaExceeded|Too many open files|Permission denied|PermissionDenied|"
-    "Read-only file system|ReadOnlyFilesystem|Cannot allocate memory|OutOfMemory"
+    "Read-only file system|ReadOnlyFilesystem|Input/output error|InputOutputError|Cannot allocate memory|OutOfMemory"
 )
 
 
@@ -133,8 +133,8 @@ def translated(name: str) -> Iterator[None]:
         raise StoreError(f"index {name!r}: {error}") from error
 
 
-def closed(name: str) -> StoreUnavailable:
-    return StoreUnavailable(f"index {name!r} is closed; open it again")
+def closed(name: str) -> IndexClosed:
+    return IndexClosed(f"index {name!r} is closed; open it again")
 
 
 def _is_damage(error: BaseException) -> bool:

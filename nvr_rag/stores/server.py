@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 import numpy as np
 from qdrant_client import QdrantClient, models
 
-from nvr_rag.errors import IndexExists, IndexMismatch, IndexMissing, InvalidInput, StoreError, StoreUnavailable
+from nvr_rag.errors import (
+    IndexClosed,
+    IndexExists,
+    IndexMismatch,
+    IndexMissing,
+    InvalidInput,
+    StoreError,
+    StoreUnavailable,
+)
 from nvr_rag.filters import Filter
 from nvr_rag.settings import QdrantSettings
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
@@ -262,7 +270,7 @@ class QdrantServerIndex:
 
     def _alive(self) -> None:
         if self._closed:
-            raise StoreError(f"index {self._name!r} is closed; open it again")
+            raise IndexClosed(f"index {self._name!r} is closed; open it again")
 
     def _ask(self, work: Callable[[QdrantClient, int], T], deadline: Deadline | None = None) -> T:
         self._alive()

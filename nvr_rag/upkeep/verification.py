@@ -100,9 +100,9 @@ def _opened_and_verified(
     workspace: Workspace, index_id: int, chunker: Chunker, *, repair: bool, report: Callable[[int], None] | None
 ) -> Verification:
     index = workspace.index(index_id)
-    if repair and _unfinished(workspace.database, index_id):
-        tell = (lambda progress: report(progress.work.chunks)) if report else None
-        catch_up(workspace.database, index, chunker, report=tell)
+    tell = (lambda progress: report(progress.work.chunks)) if report else None
+    while repair and _unfinished(workspace.database, index_id):  # no further: documents may come in without end
+        catch_up(workspace.database, index, chunker, report=tell, rounds=1)
     found = verify(workspace.database, index, repair=repair, report=report)
     found.unfinished = _unfinished(workspace.database, index_id)
     return found

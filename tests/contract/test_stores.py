@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
-from nvr_rag.errors import IndexExists, IndexMissing, InvalidInput, StoreError
+from nvr_rag.errors import IndexClosed, IndexExists, IndexMissing, InvalidInput, StoreError
 from nvr_rag.filters import matches, parse_filter
 from nvr_rag.ids import sha256_json
 from nvr_rag.settings import QdrantSettings
@@ -495,7 +495,7 @@ def test_closing_twice_is_fine_and_other_calls_fail_afterwards(store: Store) -> 
         index.flush,
         index.info,
     ):
-        with pytest.raises(StoreError, match="closed"):
+        with pytest.raises(IndexClosed):
             call()
 
 

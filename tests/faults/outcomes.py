@@ -136,7 +136,8 @@ def outcome(
     answers = clients.during(begun, well)
     wrong = [answer for answer in answers if not allowed(answer)]
     wrong += [answer for answer in clients.during(well, time.monotonic()) if not answer.good]
-    wrong += [answer for answer in answers if answer.what == "livez" and not answer.good and answer not in wrong]
+    alive = [answer for answer in answers if answer.what == "livez" and answer not in wrong]
+    wrong += [answer for answer in alive if answer.status and not answer.good]  # a process that is there is alive
     found, verified = check(life, Random(0)) if took is not None else ([f"unusable: {words}"], "failed")
     return Outcome(
         fault=fault,

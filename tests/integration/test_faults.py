@@ -83,6 +83,14 @@ def test_a_store_that_is_down_takes_searches_and_no_document(play: Play) -> None
     assert found.verified == "clean"
 
 
+def test_a_store_that_has_lost_a_collection_is_mended_by_a_repair(play: Play) -> None:
+    """Documents come in all the while: the repair ends all the same."""
+    found = play("the store loses a collection")
+    assert put_off(found, "search") > 0
+    assert put_off(found, "put", "delete") == 0
+    assert found.verified == "clean"  # by the repair that the scenario itself has asked for
+
+
 def test_a_full_disk(play: Play) -> None:
     """The database refuses what is put, so there is nothing that the indexer could stumble over."""
     found = play("the disk is full to the last byte (tmpfs)")
@@ -97,7 +105,19 @@ def test_a_full_disk_on_which_the_database_finds_room(play: Play) -> None:
     assert found.verified == "clean"
 
 
+def test_a_disk_that_becomes_read_only(play: Play) -> None:
+    found = play("the disk becomes read-only")
+    assert put_off(found, "put", "delete") > 0
+    assert [words for words in found.said if "damaged" in words] == []  # nothing is to be repaired
+
+
 def test_a_process_that_holds_the_lock_of_sqlite_for_long(play: Play) -> None:
     found = play("another process holds SQLite's lock for 3 s")
     assert put_off(found, "put", "search") == 0  # they wait for it
     assert found.longest_seconds > 2.5
+
+
+def test_a_log_of_sqlite_that_somebody_deletes(play: Play) -> None:
+    found = play("SQLite's log deleted")
+    assert put_off(found, "put", "delete", "search") > 0
+    assert any("stop nvr-rag in order" in words for words in found.said)

@@ -434,6 +434,7 @@ def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeyp
         "Service runtime error: WAL flush failed: Can't write WAL: Os { code: 30, kind: ReadOnlyFilesystem }",
         "Service runtime error: IO Error: Failed to flush segment.json: No space left on device (os error 28)",
         "Service runtime error: Permission denied (os error 13)",
+        "Service runtime error: WAL ack failed: Os { code: 5, kind: InputOutputError }",
     ],
 )
 def test_what_a_disk_refuses_is_no_damage(words: str) -> None:
