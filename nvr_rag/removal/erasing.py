@@ -26,6 +26,7 @@ from nvr_rag.workspace import Workspace
 GROUP = "nvr_rag.erasers"  # of the entry points
 _LOOKUP = 500  # ids in one look-up
 _POLL_SECONDS = 0.2
+_TRY_SECONDS = 1.0  # between two tries to do what another process has not done yet
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,16 @@ def erase_user(workspace: Workspace, user: str) -> Erasure:
 
 
 def wait(workspace: Workspace, records: Sequence[Erasure], seconds: float) -> list[Erasure]:
-    """The records once they are finished, or as they are after so many seconds: the owner of an index may be at it."""
-    end = time.monotonic() + seconds
+    """The records once they are finished, or as they are after so many seconds: the owner of an index may be at it,
+    or have died, and then it is done here."""
+    begun = tried = time.monotonic()
     while True:
         now = _again(workspace, records)
-        if all(one.pending is None for one in now) or time.monotonic() >= end:
+        if all(one.pending is None for one in now) or time.monotonic() - begun >= seconds:
             return now
+        if time.monotonic() - tried >= _TRY_SECONDS:
+            settle(workspace)
+            tried = time.monotonic()
         time.sleep(_POLL_SECONDS)
 
 

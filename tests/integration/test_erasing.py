@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -209,6 +210,18 @@ def test_an_index_of_another_process_is_left_to_it(furnished: House) -> None:
         furnished.workspace.index(furnished.index_id)
     owner.close()
     assert erasing.settle(furnished.workspace) == {}
+    assert len(furnished.points()) == 2
+
+
+def test_who_waits_for_an_owner_that_dies_does_it_himself(furnished: House) -> None:
+    furnished.workspace.close_index(furnished.index_id)
+    owner = furnished.store.open(furnished.row.name)
+    records = erase(furnished, SECRET)
+    death = threading.Timer(0.5, owner.close)
+    death.start()
+    (record,) = erasing.wait(furnished.workspace, records, 20.0)
+    death.join()
+    assert record.pending is None
     assert len(furnished.points()) == 2
 
 
