@@ -110,7 +110,7 @@ class Load:
             for number in cycle(range(MOVING)):
                 if self.stop.wait(0.1):
                     return
-                self.put(client, number)
+                self.put(client, number, wait=True)  # as fast as the index takes them: it never lags for good
 
     def put(self, client: httpx.Client, number: int, *, wait: bool = False) -> None:
         """The next version of a moving document."""

@@ -48,6 +48,11 @@ class Answer:
         return self.good or (self.status == 503 and self.retry_after)
 
 
+def fair_or_none(answer: Answer) -> bool:
+    """What may be answered where the server itself is away for a while: then nobody answers."""
+    return answer.fair or answer.status == 0
+
+
 class Clients:
     """A context manager: they work while the block runs."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from tests.faults.clients import Answer
+from tests.faults.clients import fair_or_none
 from tests.faults.cluster import Cluster
 from tests.faults.outcomes import Outcome, begin, outcome
 from tests.faults.stage import POSTGRES, Scenario, Stage
@@ -142,12 +142,9 @@ def _log_deleted(stage: Stage, name: str) -> Outcome:
         life.stop_server()
         life.serve()
 
-    return outcome(life, name, deleted, _DOWN_SECONDS, mend=mend, allowed=_or_none, note="mended by a restart in order")
-
-
-def _or_none(answer: Answer) -> bool:
-    """While the server was away nobody answers."""
-    return answer.fair or answer.status == 0
+    return outcome(
+        life, name, deleted, _DOWN_SECONDS, mend=mend, allowed=fair_or_none, note="mended by a restart in order"
+    )
 
 
 SCENARIOS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.faults.clients import Answer
+from tests.faults.clients import fair_or_none
 from tests.faults.disks import MB, Disk, ext4, read_only, tmpfs
 from tests.faults.outcomes import Outcome, begin, outcome
 from tests.faults.stage import LOOPS, MOUNTS, Scenario, Stage
@@ -51,13 +51,8 @@ def _restarted_full(stage: Stage, name: str) -> Outcome:
             said.append(_refused(life, "serve"))
             yield
 
-    found = outcome(life, name, broken, 0.5, mend=life.serve, allowed=_or_none)
+    found = outcome(life, name, broken, 0.5, mend=life.serve, allowed=fair_or_none)
     return found.noted(f"nvr-rag serve {said[0]}")
-
-
-def _or_none(answer: Answer) -> bool:
-    """While the server was away nobody answers."""
-    return answer.fair or answer.status == 0
 
 
 def _ingested(stage: Stage, name: str) -> Outcome:
@@ -98,7 +93,7 @@ def _read_only(stage: Stage, name: str) -> Outcome:
         disk.mend()
         life.serve()
 
-    return outcome(life, name, failed, _BROKEN_SECONDS, mend=mend, allowed=_or_none, note="mended by a restart")
+    return outcome(life, name, failed, _BROKEN_SECONDS, mend=mend, allowed=fair_or_none, note="mended by a restart")
 
 
 def _read_only_at_start(stage: Stage, name: str) -> Outcome:
@@ -114,7 +109,7 @@ def _read_only_at_start(stage: Stage, name: str) -> Outcome:
             said.append(_refused(life, "serve"))
             yield
 
-    found = outcome(life, name, broken, 0.5, mend=life.serve, allowed=_or_none)
+    found = outcome(life, name, broken, 0.5, mend=life.serve, allowed=fair_or_none)
     return found.noted(f"nvr-rag serve {said[0]}")
 
 
