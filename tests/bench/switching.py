@@ -242,7 +242,7 @@ def lap(load: Load, env: Mapping[str, str], model: str) -> dict[str, float]:
     timed("promote", "deploy", "promote", candidate)
     timed("roll back", "deploy", "rollback")
     timed("promote", "deploy", "promote", candidate)
-    timed("retire", "index", "retire", str(now["index_id"]), "--yes")
+    timed("retire", "index", "retire", str(now["index"]), "--yes")
     return spent
 
 
