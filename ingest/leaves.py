@@ -53,7 +53,8 @@ class Meter:
     """Counts tokens for one document.
 
     `costs` adds up words, each counted once and remembered (texts repeat their words, and tokenizers add up over white
-    space, nearly or exactly); `totals` is exact.
+    space, nearly or exactly); of a text that is too long by its characters alone, it counts nothing else. `totals` is
+    exact.
     """
 
     def __init__(self, encoder: Encoder, title: str) -> None:
@@ -67,9 +68,10 @@ class Meter:
     def costs(self, texts: Iterable[str]) -> list[int]:
         """What each text takes of a budget: its tokens, and more when it has very many characters for them."""
         costs: list[int] = []
+        endless = _CHARACTERS_PER_TOKEN * max(self.max_tokens, self.context_bytes)
         for batch in _batches(texts):
-            words = [_WORD.findall(text) for text in batch]
-            self._learn({word for group in words for word in group if word not in self._known})
+            words = [_WORD.findall(text) if len(text) <= endless else () for text in batch]
+            self._learn(set().union(*words).difference(self._known))
             cost = self._known.__getitem__
             for text, group in zip(batch, words, strict=True):
                 costs.append(max(sum(map(cost, group)), -(-len(text) // _CHARACTERS_PER_TOKEN)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from nvr_rag.encoders.counting import WordCounter, adds_up
 from nvr_rag.ids import sha256_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -40,6 +41,7 @@ class Tokens:
         self.traits = traits
         self.hash = tokenizer_hash(serialised)
         self._counting = _bare(serialised, traits)
+        self._words = WordCounter(self._counting) if adds_up(serialised) else None
         self._cutting = _bare(serialised, traits)
         self._cutting.enable_truncation(max_tokens, direction="left" if traits.cut_left else "right")
 
@@ -49,7 +51,10 @@ class Tokens:
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of prompt + text with special tokens, nothing cut."""
-        return [len(e) for e in self._counting.encode_batch_fast([_clean(prompt + text) for text in texts])]
+        inputs = [_clean(prompt + text) for text in texts]
+        if self._words is not None:
+            return self._words.count(inputs)
+        return [len(encoding) for encoding in self._counting.encode_batch_fast(inputs)]
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes at the beginning of an input: a closing special token is not among them."""

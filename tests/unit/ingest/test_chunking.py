@@ -52,8 +52,11 @@ class Counter:
             document_prompt=prompt,
         )
 
+        self.read = 0  # characters counted so far
+
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         prompt = self.spec.document_prompt
+        self.read += sum(map(len, inputs))
         clean = [without_surrogates(prompt + text) for text in inputs]
         return [len(encoding) for encoding in _tokenizer().encode_batch_fast(clean)]
 
@@ -377,6 +380,36 @@ def test_time_is_linear_in_the_length(text: str) -> None:
     parsed = ParsedText(text=text, format=MARKDOWN, media_type="text/markdown")
     assert chunk(parsed, Counter())
     assert time.process_time() - begin < 20  # some take two seconds; a quadratic step takes minutes
+
+
+@pytest.mark.parametrize(
+    "alphabet",
+    [
+        pytest.param("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/", id="base64"),
+        pytest.param("漢字仮名交文学校東京大阪", id="chinese"),
+        pytest.param("a\u0301👩🏽\u200d🇩🇪é", id="marks and emoji"),
+        pytest.param("aaabbbccc    ,.;", id="words"),
+    ],
+)
+def test_what_is_tokenized_is_a_fixed_multiple_of_the_text(alphabet: str) -> None:
+    """Tokenizing is where the time goes: a line without an end costs each of its characters as much as a short one."""
+    random_ = random.Random(3)
+    read = []
+    for size in (40_000, 160_000):
+        encoder = Counter()
+        text = "".join(random_.choices(alphabet, k=size))
+        chunk(ParsedText(text=text, format=MARKDOWN, media_type="text/markdown"), encoder)
+        read.append(encoder.read / size)
+    assert read[0] < 4
+    assert read[1] <= read[0] * 1.05
+
+
+def test_a_line_of_five_megabytes_without_a_blank() -> None:
+    begin = time.process_time()
+    text = "abcd" * 1_250_000
+    chunks = chunk(ParsedText(text=text, format=PLAIN, media_type="text/plain"), Counter())
+    assert "".join(c.text for c in chunks) == text
+    assert time.process_time() - begin < 60  # two seconds; hours where a step is quadratic
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data")
