@@ -306,7 +306,7 @@ def show(load: Load, seconds: Sequence[Mapping[str, float]], clean: bool, scores
         ["answers with scores computed again, of another encoder", f"{scores[0]}, {scores[1]}"],
         ["versions written", sum(load.written)],
         ["answers about documents being updated", sum(one.moving is not None for one in load.answers)],
-        ["of these wrong", json.dumps(moving_faults(load)) or "none"],
+        ["of these wrong", json.dumps(moving_faults(load) or "none")],
         ["rounds; median seconds by step", f"{len(seconds)}; " + ", ".join(f"{k} {v:.1f}" for k, v in medians.items())],
         ["verify", "clean" if clean else "NOT clean"],
     ]
