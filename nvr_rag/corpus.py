@@ -49,7 +49,7 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
     """
     documents = [_storable_document(document) for document in documents]
     collection_id = collections.find(connection, collection, lock=True)
-    ids = [_identify(collection, document.uri) for document in documents]
+    ids = [identify(collection, document.uri) for document in documents]
     if len(set(ids)) != len(ids):
         raise InvalidInput("a URI may appear once in one call", field="uri")
     current = _current(connection, ids)
@@ -66,7 +66,7 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
 def fail(connection: Connection, collection: str, *, uri: str, source: str, error: str) -> None:
     """Record that a document could not be read. An older version of it goes on answering."""
     collection_id = collections.find(connection, collection, lock=True)
-    key = _identify(collection, uri)
+    key = identify(collection, uri)
     fields = {"state": "failed", "source": storable(source), "error": storable(error), "updated_at": t.now()}
     if key in _current(connection, [key]):
         connection.execute(update(t.Document).where(t.Document.id == key).values(**fields))
@@ -159,7 +159,8 @@ def _storable_document(document: NewDocument) -> NewDocument:
     )
 
 
-def _identify(collection: str, uri: str) -> str:
+def identify(collection: str, uri: str) -> str:
+    """The id of the document at a URI. Raises InvalidInput for a URI that cannot be stored."""
     if not uri or len(uri) > MAX_URI_CHARACTERS or storable(uri) != uri:
         raise InvalidInput(
             f"a URI has 1 to {MAX_URI_CHARACTERS} characters without NUL or lone surrogates; got {uri[:80]!r}",

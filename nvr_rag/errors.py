@@ -22,6 +22,8 @@ NvrError
 │   │   └── IndexDamaged     it is there and cannot be read or written any more: rebuild
 │   └── IndexExists
 ├── Stopped                  long work was told to stop
+├── NotHere                  this machine does not have it; another one may  (retry, elsewhere)
+├── NoRoom                   the disk of the data folder is full
 └── DatabaseUnavailable      locked for too long, or gone                    (retry)
 """
 
@@ -125,6 +127,17 @@ class IndexExists(StoreError):
 
 class Stopped(NvrError):
     """Long work was told to stop. What is finished stays finished, and somebody may go on with it."""
+
+
+class NotHere(NvrError):
+    """What the work is about is not on this machine; a process on another one may see it."""
+
+    retry = True
+    elsewhere = True
+
+
+class NoRoom(NvrError):
+    """The disk of the data folder has no room for what was sent."""
 
 
 class DatabaseUnavailable(NvrError):

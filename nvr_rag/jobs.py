@@ -56,9 +56,18 @@ def add(connection: Connection, kind: str, payload: Mapping[str, Any], *, due_at
 def enqueue_alone(database: Database, kind: str, collection: str, payload: Mapping[str, Any]) -> int:
     """Ask for a job of which a collection has one at a time; returns its id. Raises Conflict while there is one."""
     with database.write() as connection:
-        collections.find(connection, collection, lock=True)  # two who ask at once, ask one after the other
-        _check_alone(connection, kind, collection)
-        return add(connection, kind, {**payload, "collection": collection})
+        return add_alone(connection, kind, collection, payload)
+
+
+def add_alone(connection: Connection, kind: str, collection: str, payload: Mapping[str, Any]) -> int:
+    """The same inside a transaction.
+
+    A payload with a `source`, a path, is about that part of the collection only: jobs whose sources do not lie in each
+    other may be there at once. Raises NotFound, Conflict.
+    """
+    collections.find(connection, collection, lock=True)  # two who ask at once, ask one after the other
+    _check_alone(connection, kind, collection, payload.get("source"))
+    return add(connection, kind, {**payload, "collection": collection})
 
 
 def get(database: Database, job_id: int) -> Job:
@@ -228,7 +237,7 @@ def retry(database: Database, job_id: int) -> Job:
             raise Conflict(f"{job.kind} job {job_id} is {job.status}: {what}; only a failed one can be tried again")
         if job.collection is not None:
             collections.find(connection, job.collection, lock=True)
-            _check_alone(connection, job.kind, job.collection)
+            _check_alone(connection, job.kind, job.collection, job.payload.get("source"))
         _requeue(connection, job_id)
         return one(connection, select(*COLUMNS), job_id)
 
@@ -312,12 +321,21 @@ def _update(connection: Connection, job_id: int, worker: str, values: Mapping[st
     return connection.execute(update(t.Job).where(*_held(job_id, worker)).values(**values)).rowcount == 1
 
 
-def _check_alone(connection: Connection, kind: str, collection: str) -> None:
-    """Raise Conflict while a collection has an unfinished job of a kind."""
-    there = read(connection, about(kind, collection).where(t.Job.state.not_in(ENDED)).order_by(t.Job.id).limit(1))
+def _check_alone(connection: Connection, kind: str, collection: str, source: object) -> None:
+    """Raise Conflict while a collection has an unfinished job of a kind about the same source."""
+    unfinished = read(connection, about(kind, collection).where(t.Job.state.not_in(ENDED)).order_by(t.Job.id))
+    there = [job for job in unfinished if _overlap(source, job.payload.get("source"))]
     if there:
         raise Conflict(
             f"the collection {collection!r} has a job of this kind already: {kind} job {there[0].id} is "
             f"{there[0].status}; wait until it has finished (nvr-rag jobs show {there[0].id} says how far it is), or "
             f"cancel it (nvr-rag jobs cancel {there[0].id})"
         )
+
+
+def _overlap(one: object, other: object) -> bool:
+    """Whether two sources are the same, or one lies in the other; no source is the whole collection."""
+    if not isinstance(one, str) or not isinstance(other, str):
+        return True
+    first, second = one.rstrip("/") + "/", other.rstrip("/") + "/"
+    return first.startswith(second) or second.startswith(first)

@@ -10,6 +10,7 @@ Read once, passed in; nothing fetches them from a global.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
@@ -127,14 +129,38 @@ class IngestSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    roots: Annotated[list[Path], NoDecode] = []
+    """Folders that POST /v1/ingest may name, with all that is below them, such as /srv/documents:/srv/mail; default:
+    none. Set alike for the server and for the workers that read them."""
     max_file_bytes: int = Field(default=100 * 2**20, gt=0)
-    """Larger files are reported as failed."""
+    """Larger files are reported as failed, and refused as an upload."""
+    max_upload_bytes: int = Field(default=2**30, gt=0)
+    """How large one upload may be, all its files together."""
     parse_timeout_seconds: float = Field(default=60.0, gt=0)
     """How long one file may take to parse before its parser is killed."""
     parse_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """How much memory a parser may use before it is stopped."""
     parsers: int = Field(default=1, ge=1, le=64)
     """How many files are parsed at a time, each in a process of its own."""
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split(cls, roots: object) -> object:
+        """From a variable: a list as JSON, or as every other list of folders is written."""
+        if not isinstance(roots, str):
+            return roots
+        if roots.lstrip().startswith("["):
+            return json.loads(roots)
+        return [root for root in roots.split(os.pathsep) if root.strip()]
+
+    @field_validator("roots")
+    @classmethod
+    def _absolute(cls, roots: list[Path]) -> list[Path]:
+        whole = [root.expanduser() for root in roots]
+        for root in whole:
+            if not root.is_absolute():
+                raise ValueError(f"{str(root)!r} is not an absolute path")
+        return whole
 
 
 class TrainingSettings(BaseModel):

@@ -5,20 +5,37 @@ It starts and stops what runs beside the routes. The workspace belongs to the ca
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
 from nvr_rag import __version__
-from nvr_rag.api import collections, documents, feedback, health, openapi, problems, retrain, search
+from nvr_rag.api import (
+    collections,
+    documents,
+    feedback,
+    health,
+    ingest,
+    jobs,
+    openapi,
+    problems,
+    retrain,
+    search,
+    uploads,
+)
 from nvr_rag.api.dependencies import Parts
-from nvr_rag.api.gate import Gate
+from nvr_rag.api.events import Streams
+from nvr_rag.api.gate import Gate, Limit
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
 from nvr_rag.query_log import QueryLog
 from nvr_rag.running.services import Service
+from nvr_rag.settings import Settings
 from nvr_rag.workspace import Workspace
 
 
@@ -38,12 +55,24 @@ def create_app(workspace: Workspace, services: Sequence[Service] = ()) -> FastAP
         # Exports what requests contain wherever the environment says.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(Gate, max_body_bytes=workspace.settings.api.max_body_bytes)
+    app.add_middleware(uploads.ByShape)
+    app.add_middleware(
+        Gate, limit_of=partial(_limit, workspace.settings)
+    )  # added last, it is what a request meets first
+    app.state.stopping = threading.Event()
     problems.install(app)
     openapi.describe(app)
-    for part in (search, feedback, documents, collections, retrain, health):
+    for part in (search, feedback, documents, uploads, ingest, collections, retrain, jobs, health):
         app.include_router(part.router)
     return app
+
+
+def _limit(settings: Settings, scope: Scope) -> Limit:
+    """How large a body may be: files go to the disk, everything else into memory."""
+    if uploads.is_form(scope):
+        whole = settings.ingest.max_upload_bytes + uploads.MAX_HEAD_BYTES
+        return Limit(bytes=whole, setting="NVR_INGEST__MAX_UPLOAD_BYTES")
+    return Limit(bytes=settings.api.max_body_bytes, setting="NVR_API__MAX_BODY_BYTES")
 
 
 def _lifespan(
@@ -76,4 +105,5 @@ def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack
         services=services,
         preparer=preparer,
         readiness=Readiness(workspace, query_log, services, preparer),
+        streams=Streams(),
     )

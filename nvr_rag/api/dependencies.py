@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from nvr_rag.api.events import Streams
 from nvr_rag.api.limits import CollectionName
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
@@ -25,6 +26,7 @@ class Parts:
     services: Sequence[Service]
     preparer: Preparer
     readiness: Readiness
+    streams: Streams
 
 
 async def _parts(request: Request) -> Parts:  # async, or each request would be sent through one more thread

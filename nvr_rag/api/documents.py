@@ -1,4 +1,4 @@
-"""Documents: ready texts in; listing, reading and deleting. Files are the business of `nvr-rag ingest`."""
+"""Documents: ready texts in; listing, reading and deleting. Files come in through nvr_rag.api.uploads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from nvr_rag import collections, corpus, deployments, ids, indexes
+from nvr_rag import collections, corpus, idempotency, ids, uploads
 from nvr_rag import documents as stored
 from nvr_rag.api.dependencies import InCollection, PartsOf
 from nvr_rag.api.limits import NoControls, Uri
@@ -26,7 +26,9 @@ from nvr_rag.api.schemas import (
     PutDocuments,
     PutResult,
     TextDocument,
+    UploadAnswer,
 )
+from nvr_rag.api.uploads import POLL_SECONDS, Key, form_body, is_indexed
 from nvr_rag.db.session import Database
 from nvr_rag.errors import InvalidInput, NotFound
 from nvr_rag.types import Document, DocumentState, NewDocument, ParsedText, TextFormat
@@ -34,7 +36,6 @@ from nvr_rag.types import Document, DocumentState, NewDocument, ParsedText, Text
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 
 PARSER = "ready-text"
-_POLL_SECONDS = 0.05
 _MARKDOWN = ("text/markdown", "text/x-markdown")
 _HTML = ("text/html", "application/xhtml+xml")
 _CODE = frozenset(
@@ -46,23 +47,25 @@ _CODE = frozenset(
 @router.post(
     "",
     summary="Put documents",
-    response_model=PutAnswer,
+    response_model=PutAnswer | UploadAnswer,
     responses={
         200: {"description": "Stored, and searches find them."},
-        202: {"description": "Stored durably; searches will find them soon.", "model": PutAnswer},
+        202: {"description": "Stored durably; searches will find them soon.", "model": PutAnswer | UploadAnswer},
         **problem_responses(404, 422, 503, body=True),
     },
+    openapi_extra={"requestBody": form_body()},
 )
-async def put_documents(body: PutDocuments, parts: PartsOf) -> Response:
-    """Store ready texts: all of them, or none. A URI that is there already gets a new version."""
+async def put_documents(body: PutDocuments, parts: PartsOf, key: Key = None) -> Response:
+    """Store ready texts: all of them, or none. Or, as a form, upload files, which a job parses. A URI that is there
+    already gets a new version."""
     database = parts.workspace.database
     deadline = time.monotonic() + (body.timeout_seconds if body.wait else 0)
-    results, seq = await run_in_threadpool(_put, database, body)
+    results, seq = await run_in_threadpool(_put, database, body, key)
     # Waiting takes no thread: a few patient callers would otherwise keep everybody else from searching.
-    while not (indexed := await run_in_threadpool(_is_indexed, database, body.collection, seq)):
+    while not (indexed := await run_in_threadpool(is_indexed, database, body.collection, seq)):
         if time.monotonic() >= deadline:
             break
-        await anyio.sleep(_POLL_SECONDS)
+        await anyio.sleep(POLL_SECONDS)
     answer = PutAnswer(collection=body.collection, indexed=indexed, documents=results)
     return Response(answer.model_dump_json(), status_code=200 if indexed else 202, media_type="application/json")
 
@@ -119,29 +122,33 @@ def delete_document_by_uri(
 def _delete(database: Database, collection: str, key: str, name: str) -> Deleted:
     with database.write() as connection:
         gone = corpus.delete_documents(connection, collection, [key])
-    if not gone:
+        waited = uploads.withdraw(connection, [key])
+    if not gone and not waited:
         raise NotFound(f"no document with this {name} in the collection {collection!r}")
-    return Deleted(deleted=gone)
+    return Deleted(deleted=[key])
 
 
-def _put(database: Database, body: PutDocuments) -> tuple[list[PutResult], int]:
+def _put(database: Database, body: PutDocuments, key: str | None) -> tuple[list[PutResult], int]:
     """Store them; also the number of the change that an index must have reached to show them."""
     documents = [_new(document, f"documents[{i}]") for i, document in enumerate(body.documents)]
+    asked = body.model_dump(mode="json", exclude={"wait", "timeout_seconds"}) if key else {}
     with database.write() as connection:
+        known = idempotency.begin(connection, key, ids.sha256_json(asked)) if key else None
+        if known is not None:
+            return [PutResult(**one) for one in known["documents"]], int(known["seq"])
         puts = corpus.put(connection, body.collection, documents)
+        uploads.withdraw(connection, [put.document_id for put in puts])  # what was accepted before counts no more
+        results = [
+            PutResult(id=put.document_id, uri=document.uri, outcome=put.outcome, seq=put.seq)
+            for put, document in zip(puts, documents, strict=True)
+        ]
         # Documents that did not change may still be waiting for an index: then the log's head is what counts.
         head = collections.head_seq(connection, collections.find(connection, body.collection))
-    results = [
-        PutResult(id=put.document_id, uri=document.uri, outcome=put.outcome, seq=put.seq)
-        for put, document in zip(puts, documents, strict=True)
-    ]
-    return results, max(put.seq for put in puts) or head
-
-
-def _is_indexed(database: Database, collection: str, seq: int) -> bool:
-    with database.read() as connection:
-        serving = deployments.serving(connection, collection)
-        return indexes.applied_seq(connection, serving.index_id) >= seq
+        seq = max(put.seq for put in puts) or head
+        if key:
+            answer = {"documents": [one.model_dump(mode="json") for one in results], "seq": seq}
+            idempotency.answered(connection, key, answer)
+    return results, seq
 
 
 def _new(document: TextDocument, place: str) -> NewDocument:

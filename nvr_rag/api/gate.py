@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,21 +21,29 @@ _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 log = logging.getLogger("nvr_rag.api")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """How large a request's body may be."""
+
+    bytes: int
+    setting: str  # the variable that raises it
+
+
 class Gate:
     """Wraps an app. Outside of it nothing but the server may fail."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit_of: Callable[[Scope], Limit]) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._limit_of = limit_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(scope, receive, send, self._max_body_bytes)
+        request = _Request(scope, receive, send, self._limit_of(scope))
         started = time.perf_counter()
         try:
-            if request.announced > self._max_body_bytes:
+            if request.too_large:
                 await request.refuse()
             else:
                 await self._app(scope, request.receive, request.send)
@@ -51,7 +60,7 @@ class Gate:
 class _Request:
     """One request on its way through the gate."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: Limit) -> None:
         headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         given, length, self._more = b"", b"", True
         for name, value in headers:
@@ -62,10 +71,11 @@ class _Request:
             elif name == b"expect":
                 self._more = False  # the client waits for leave to send its body
         self.id = given.decode() if _SANE.fullmatch(given) else new_id()
-        self.announced = int(length) if length.isdigit() else 0  # bytes of the body, as its header says
+        self.too_large = length.isdigit() and int(length) > limit.bytes  # by what its header says
         self.status = 0  # 0 = not answered yet
         scope.setdefault("state", {})["request_id"] = self.id
-        self._scope, self._receive, self._send, self._left, self._limit = scope, receive, send, limit, limit
+        self._scope, self._receive, self._send = scope, receive, send
+        self._limit, self._left = limit, limit.bytes
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -86,7 +96,7 @@ class _Request:
 
     async def _discard(self) -> None:
         """Read what the client is still sending, within reason: closing on it would also lose the answer."""
-        left = self._limit
+        left = self._limit.bytes
         while self._more and left > 0:
             message = await self._receive()
             self._more = message.get("more_body", False)
@@ -102,8 +112,8 @@ class _Request:
 
     def _too_large(self) -> str:
         return (
-            f"the body is larger than {self._limit} bytes; send less at once, "
-            "or raise NVR_API__MAX_BODY_BYTES on the server"
+            f"the body is larger than {self._limit.bytes} bytes; send less at once, "
+            f"or raise {self._limit.setting} on the server"
         )
 
 

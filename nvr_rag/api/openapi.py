@@ -13,18 +13,19 @@ from nvr_rag.api.schemas import Problem
 TAGS = [
     {"name": "search", "description": "Ask a collection."},
     {"name": "feedback", "description": "Say which hits were right; retraining learns from it."},
-    {"name": "documents", "description": "Put, list and delete documents."},
+    {"name": "documents", "description": "Put texts and files, list and delete documents; mirror folders."},
     {"name": "retraining", "description": "Make a better retriever of feedback."},
+    {"name": "jobs", "description": "Work that goes on in the background."},
     {"name": "collections", "description": "Sets of documents that are searched as one."},
     {"name": "health", "description": "For supervisors and load balancers."},
 ]
 
 _REASONS = {
-    400: "The body is not JSON.",
+    400: "The body is not what its Content-Type says.",
     404: "What was named does not exist.",
     409: "The request contradicts what is stored.",
     413: "The body is too large.",
-    415: "The body does not say that it is JSON.",
+    415: "The body does not say that it is JSON, or is of another type.",
     422: "A value is not acceptable; `field` names it.",
     503: "The database or the vector store does not answer; with Retry-After when trying again can help.",
 }
@@ -61,4 +62,5 @@ def describe(app: FastAPI) -> None:
 def _name_problems(responses: dict[str, Any]) -> None:
     for status, response in responses.items():
         if int(status) >= 400:
-            response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+            (said,) = response["content"].values()
+            response["content"] = {MEDIA_TYPE: said}

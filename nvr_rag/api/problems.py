@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nvr_rag.api.multipart import Malformed
 from nvr_rag.api.schemas import MANY, ONE
 from nvr_rag.errors import (
     Conflict,
@@ -31,6 +32,7 @@ from nvr_rag.errors import (
     IndexMissing,
     InvalidFilter,
     InvalidInput,
+    NoRoom,
     NotFound,
     NvrError,
     StoreBusy,
@@ -50,6 +52,7 @@ log = logging.getLogger("nvr_rag.api")
 _KINDS: Mapping[type, tuple[int, str, str]] = {
     InvalidInput: (422, "invalid-input", "The request is not valid"),
     InvalidFilter: (422, "invalid-filter", "The filter is not valid"),
+    Malformed: (400, "malformed", "The body cannot be read"),
     NotFound: (404, "not-found", "There is no such thing"),
     Conflict: (409, "conflict", "The request contradicts what is stored"),
     EncoderError: (503, "encoder-unusable", "The files of the index's encoder cannot be used"),
@@ -58,6 +61,7 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     StoreBusy: (503, "index-busy", "Another process owns the index"),
     IndexMissing: (503, "index-missing", "The vector store has lost the index"),
     IndexDamaged: (503, "index-damaged", "The files of the index are damaged"),
+    NoRoom: (503, "no-room", "There is no room on the disk"),
     DatabaseUnavailable: (503, "database-unavailable", "The database did not answer"),
 }
 

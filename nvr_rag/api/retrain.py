@@ -1,24 +1,23 @@
-"""Retraining: ask for a lap of the feedback loop, and see how far it is. The work is a job that a service does."""
+"""Retraining: ask for a lap of the feedback loop. The work is a job that a service does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from nvr_rag import jobs
 from nvr_rag.api.dependencies import Parts, PartsOf
+from nvr_rag.api.events import info_of
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo, RetrainRequest
 from nvr_rag.errors import Conflict
 from nvr_rag.ids import new_id
-from nvr_rag.jobs import Job, Status
 from nvr_rag.running import processes
 
 KIND = "retrain"
-MAX_JOB = 2**31 - 1  # what every engine's integer column can hold
 
 router = APIRouter(prefix="/v1", tags=["retraining"])
 
@@ -41,13 +40,7 @@ def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo
     _check(parts, {**payload, "collection": body.collection})
     job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload)
     response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
-    return _info(jobs.get(parts.workspace.database, job_id))
-
-
-@router.get("/jobs/{job_id}", summary="See how far a job is", responses=problem_responses(404, 422, 503))
-def get_job(job_id: Annotated[int, Path(ge=1, le=MAX_JOB)], parts: PartsOf) -> JobInfo:
-    """Its state, how far it is, and in the end what came of it."""
-    return _info(jobs.get(parts.workspace.database, job_id))
+    return info_of(jobs.get(parts.workspace.database, job_id))
 
 
 def _check(parts: Parts, payload: Mapping[str, Any]) -> None:
@@ -60,15 +53,3 @@ def _check(parts: Parts, payload: Mapping[str, Any]) -> None:
         )
     for service in own:
         service.check(parts.workspace, KIND, payload)
-
-
-def _info(job: Job) -> JobInfo:
-    names = ("id", "kind", "collection", "state", "error", "created_at", "due_at", "finished_at", "attempts")
-    values: dict[str, Any] = {name: getattr(job, name) for name in names}
-    result = None if job.result is None else {name: value for name, value in job.result.items() if name != "report"}
-    return JobInfo(
-        **values,
-        cancelled=job.status in (Status.CANCELLING, Status.CANCELLED),
-        progress=dict(job.progress),
-        result=result,  # the release before kept paths of this machine in it
-    )

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -60,7 +61,7 @@ def serve(
         if on_ready:
             on_ready(url)
 
-    server = _Server(server_config(_LocalOnly(app)), started)
+    server = _Server(server_config(_LocalOnly(app)), started, app.state.stopping)
     try:
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
@@ -127,11 +128,15 @@ def _loopback_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple
 
 
 class _Server(uvicorn.Server):
-    """Tells when requests are answered."""
+    """Tells when requests are answered, and when it is about to stop: answers that never end are to end then."""
 
-    def __init__(self, config: uvicorn.Config, started_callback: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started_callback: Callable[[], None], stopping: threading.Event) -> None:
         super().__init__(config)
-        self._started_callback = started_callback
+        self._started_callback, self._stopping = started_callback, stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Table, inspect, text
 from sqlalchemy.engine import make_url
 
-from nvr_rag import disk
+from nvr_rag import disk, uploads
 from nvr_rag.backups import manifest as manifests
 from nvr_rag.backups import tables
 from nvr_rag.backups.manifest import MODELS, RUNS, Manifest
@@ -182,7 +182,10 @@ def _index(row: Row, heads: Mapping[int, int]) -> Row:
 
 
 def _job(row: Row) -> Row:
-    """What somebody was working on waits for somebody else."""
+    """What somebody was working on waits for somebody else; what was uploaded and not yet parsed is not there."""
+    if row["kind"] == uploads.KIND and row["state"] in ("queued", "running"):
+        lost = "the uploaded file was not parsed yet when the backup was made, and is not in it; upload it again"
+        return {**row, "state": "failed", "error": lost, "worker": None, "lease_until": None, "due_at": None}
     if row["state"] != "running":
         return row
     return {**row, "state": "queued", "worker": None, "lease_until": None}

@@ -18,11 +18,13 @@ from typing import Any, BinaryIO
 from sqlalchemy import Connection, Integer, Select, Table, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
-from nvr_rag.db.tables import Base, Process, SchemaInfo, UtcDateTime
+from nvr_rag.db.tables import Base, Idempotency, Process, SchemaInfo, Upload, UtcDateTime
 from nvr_rag.errors import ConfigurationError, InvalidInput
 from nvr_rag.storable import storable
 
-_VOLATILE = (Process.__tablename__, SchemaInfo.__tablename__)  # say who runs now, and what the database is
+# Who runs now, what the database is, what is answered to requests of today, and which uploads wait: their files are not
+# in a backup.
+_VOLATILE = tuple(table.__tablename__ for table in (Process, SchemaInfo, Idempotency, Upload))
 _PAGE = 500
 _LEVEL = 4  # of compression: half the time of the usual one, a tenth larger
 

@@ -401,6 +401,40 @@ class Job(Base):
     failures: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
 
 
+class Upload(Base):
+    """A file in the folder of uploads that waits to be parsed: the one that was accepted last for its document.
+
+    Whoever parses it deletes the row in the transaction that stores the document. A file without its row is of no use
+    any more: its document was stored, or deleted, or something newer was accepted for it. The document need not be
+    there yet.
+    """
+
+    __tablename__ = "upload"
+
+    document_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    collection_id: Mapped[int] = mapped_column(ForeignKey("collection.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[int] = mapped_column(index=True)
+    uri: Mapped[str]
+    file: Mapped[str] = mapped_column(String(64))  # its name in the folder
+    name: Mapped[str]  # what the client calls it: tells the format
+    media_type: Mapped[str]  # what the client says that it is; "" = nothing
+    title: Mapped[str]  # "" = the document's own
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
+    acl: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Idempotency(Base):
+    """What a request was answered that may be sent again under the same key; see nvr_rag.idempotency."""
+
+    __tablename__ = "idempotency"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # of what was asked
+    answer: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
 class Erasure(Base):
     """The record of an erasure: that it was done and what it removed, without saying what it was.
 

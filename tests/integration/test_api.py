@@ -373,7 +373,9 @@ def test_openapi_is_complete(shared_api: Api) -> None:
         "/v1/collections": {"get", "post"},
         "/v1/collections/{name}": {"get", "patch", "delete"},
         "/v1/retrain": {"post"},
+        "/v1/ingest": {"post"},
         "/v1/jobs/{job_id}": {"get"},
+        "/v1/jobs/{job_id}/events": {"get"},
         "/livez": {"get"},
         "/readyz": {"get"},
     }
@@ -385,10 +387,21 @@ def test_openapi_is_complete(shared_api: Api) -> None:
         assert operation["tags"]
         for status, response in operation["responses"].items():
             wanted = "application/json" if int(status) < 400 else "application/problem+json"
+            if operation["operationId"] == "follow_job" and int(status) < 400:
+                assert set(response.get("content", ())) == ({"text/event-stream"} if status == "200" else set())
+                continue
             assert set(response["content"]) == {wanted}
     assert schema["components"]["schemas"].keys().isdisjoint({"HTTPValidationError", "ValidationError"})
-    for name in ("SearchRequest", "FeedbackItem", "PutDocuments", "TextDocument", "NewCollection", "RetrainRequest"):
+    bodies = ("SearchRequest", "FeedbackItem", "PutDocuments", "TextDocument", "NewCollection", "RetrainRequest")
+    for name in (*bodies, "IngestRequest"):
         assert schema["components"]["schemas"][name]["additionalProperties"] is False
+    put = schema["paths"]["/v1/documents"]["post"]
+    assert set(put["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    form = put["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["file"]["items"] == {"type": "string", "format": "binary"}
+    assert set(form["properties"]) >= {"uri", "title", "metadata", "acl", "collection", "wait"}
+    assert (form["required"], form["additionalProperties"]) == (["file"], False)
+    assert [one["name"] for one in put["parameters"]] == ["Idempotency-Key"]
     text = schema["components"]["schemas"]["SearchRequest"]["properties"]
     assert (text["query"]["minLength"], text["query"]["maxLength"]) == (1, 10_000)
     assert (text["k"]["minimum"], text["k"]["maximum"]) == (1, 1000)

@@ -28,7 +28,7 @@ from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
 
-HEAD = "0003"
+HEAD = "0004"
 MIGRATIONS = Path(nvr_rag.__file__).parent / "db" / "migrations"
 
 

@@ -1,0 +1,108 @@
+"""Progress as server-sent events: a job enters, and an event leaves whenever something about it has changed.
+
+A stream holds no thread: it looks at the database now and then. There is a bounded number of them at a time, none lasts
+for ever, and a client that does not read what it is sent is let go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from nvr_rag import jobs
+from nvr_rag.api.schemas import JobInfo
+from nvr_rag.db.session import Database
+from nvr_rag.errors import DatabaseUnavailable, NotFound
+from nvr_rag.jobs import Job, Status
+
+MAX_STREAMS = 64  # of one process
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 15.0  # between two signs of life, for whoever cuts silent connections off
+MAX_SECONDS = 3600.0  # of one stream; clients connect again by themselves
+SEND_SECONDS = 30.0  # that a client may take to read what it was sent
+LAST = "end"  # the id of the last event: a client that comes again with it is told to stay away
+_RETRY = "retry: 3000\n\n"  # milliseconds after which a client connects again
+
+
+class Streams:
+    """Counts the streams that are open."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    def enter(self) -> None:
+        """One more. Raises HTTPException when there are too many."""
+        if self._open >= MAX_STREAMS:
+            detail = f"{MAX_STREAMS} streams of events are open already; ask GET /v1/jobs/ID now and then instead"
+            raise HTTPException(503, detail, {"Retry-After": "30"})
+        self._open += 1
+
+    def leave(self) -> None:
+        self._open -= 1
+
+
+class EventStream(StreamingResponse):
+    """A stream that ends when its client does not read any more."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def patient(message: Message) -> None:
+            with anyio.fail_after(SEND_SECONDS):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, patient)
+        except TimeoutError:
+            pass  # nobody reads: the server closes the connection
+        finally:
+            self._on_end()
+
+
+async def events_of(database: Database, job: Job, stopping: Callable[[], bool]) -> AsyncIterator[str]:
+    """The job as it is, and again whenever it has changed, until it has ended; comments in between."""
+    begun = spoken = time.monotonic()
+    yield _RETRY
+    said = ""
+    while True:
+        words = info_of(job).model_dump_json()
+        if words != said or job.finished:
+            name = f"id: {LAST}\n" if job.finished else ""
+            yield f"{name}data: {words}\n\n"
+            said, spoken = words, time.monotonic()
+        elif time.monotonic() - spoken >= HEARTBEAT_SECONDS:
+            yield ":\n\n"
+            spoken = time.monotonic()
+        if job.finished or stopping() or time.monotonic() - begun >= MAX_SECONDS:
+            return
+        await anyio.sleep(POLL_SECONDS)
+        try:
+            job = await run_in_threadpool(jobs.get, database, job.id)
+        except DatabaseUnavailable:
+            continue  # what is known goes on being true
+        except NotFound:  # forgotten meanwhile
+            return
+
+
+def info_of(job: Job) -> JobInfo:
+    """A job as callers see it."""
+    names = ("id", "kind", "collection", "state", "error", "created_at", "due_at", "finished_at", "attempts")
+    values: dict[str, Any] = {name: getattr(job, name) for name in names}
+    result = None if job.result is None else {name: value for name, value in job.result.items() if name != "report"}
+    return JobInfo(
+        **values,
+        cancelled=job.status in (Status.CANCELLING, Status.CANCELLED),
+        progress=dict(job.progress),
+        result=result,  # the release before kept paths of this machine in it
+    )

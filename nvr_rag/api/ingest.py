@@ -1,0 +1,49 @@
+"""Mirroring folders of the server: ask for it. The work is a job that a service does.
+
+Only what lies in the allowed folders may be named, and nothing is told of what lies elsewhere. Whoever does the job
+looks again: it may be on another machine, and a folder may have become a link meanwhile.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from nvr_rag import collections, idempotency, ids, jobs, roots
+from nvr_rag.api.dependencies import PartsOf
+from nvr_rag.api.events import info_of
+from nvr_rag.api.openapi import problem_responses
+from nvr_rag.api.schemas import IngestRequest, JobInfo
+from nvr_rag.api.uploads import Key
+
+KIND = "ingest"
+
+router = APIRouter(prefix="/v1", tags=["documents"])
+
+
+@router.post(
+    "/ingest",
+    status_code=202,
+    summary="Mirror a folder of the server",
+    responses=problem_responses(404, 409, 422, 503, body=True),
+)
+def ingest(body: IngestRequest, parts: PartsOf, response: Response, key: Key = None) -> JobInfo:
+    """Store what is new in it, delete what has gone. One job at a time for a folder, and for what lies in it."""
+    workspace = parts.workspace
+    path = str(roots.allowed(body.path, workspace.settings.ingest.roots))
+    payload = {**body.model_dump(include={"include", "exclude", "allow_empty"}), "source": path}
+    for service in parts.services:
+        if KIND in service.job_kinds:
+            service.check(workspace, KIND, payload)
+    with workspace.database.write() as connection:
+        asked = {"ingest": {**payload, "collection": body.collection}}
+        known = idempotency.begin(connection, key, ids.sha256_json(asked)) if key else None
+        if known is None:
+            payload["collection_id"] = collections.find(connection, body.collection)
+            job_id = jobs.add_alone(connection, KIND, body.collection, payload)
+        else:
+            job_id = int(known["job"])
+        if key and known is None:
+            idempotency.answered(connection, key, {"job": job_id})
+    response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
+    return info_of(jobs.get(workspace.database, job_id))

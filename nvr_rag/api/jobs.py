@@ -1,0 +1,57 @@
+"""Jobs: what goes on in the background, looked at once or followed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from nvr_rag import jobs
+from nvr_rag.api.dependencies import PartsOf
+from nvr_rag.api.events import LAST, EventStream, events_of, info_of
+from nvr_rag.api.openapi import problem_responses
+from nvr_rag.api.schemas import JobInfo
+
+MAX_JOB = 2**31 - 1  # what every engine's integer column can hold
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Number = Annotated[int, Path(ge=1, le=MAX_JOB)]
+
+
+@router.get("/{job_id}", summary="See how far a job is", responses=problem_responses(404, 422, 503))
+def get_job(job_id: Number, parts: PartsOf) -> JobInfo:
+    """Its state, how far it is, and in the end what came of it."""
+    return info_of(jobs.get(parts.workspace.database, job_id))
+
+
+@router.get(
+    "/{job_id}/events",
+    status_code=200,
+    summary="Follow a job",
+    response_class=EventStream,
+    responses={
+        200: {
+            "description": "Server-sent events: the job as JSON, at once and whenever it has changed; the last one has "
+            f"the id {LAST}, and `finished_at`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The Last-Event-ID says that it has ended: there is nothing to follow."},
+        **problem_responses(404, 422, 503),
+    },
+)
+async def follow_job(
+    job_id: Number,
+    request: Request,
+    parts: PartsOf,
+    last_event_id: Annotated[str, Header(max_length=100, description="Sent by clients that connect again.")] = "",
+) -> Response:
+    """The same as a stream, until it has ended."""
+    database = parts.workspace.database
+    job = await run_in_threadpool(jobs.get, database, job_id)
+    if last_event_id == LAST and job.finished:
+        return Response(status_code=204)
+    parts.streams.enter()
+    return EventStream(events_of(database, job, request.app.state.stopping.is_set), parts.streams.leave)
