@@ -22,9 +22,12 @@ class Reader(Enum):
     MARKDOWN = auto()  # kept as it is, front matter taken off
     PLAIN = auto()  # kept as it is
     CODE = auto()  # kept as it is
+    JSON = auto()  # kept as it is, laid out in lines where it has none
     TABLE = auto()  # delimiter-separated values
     HTML = auto()
     MARKUP = auto()  # other marked-up text: decoded here, converted by the document parser
+    MAIL = auto()
+    NOTEBOOK = auto()
     BINARY = auto()  # bytes that only the document parser understands
     PAGED = auto()  # the same, and the format has pages
 
@@ -58,9 +61,14 @@ _DOCUMENTS = {
         "tex latex": "application/x-latex",
         "vtt": "text/vtt",
         "xml nxml": "application/xml",
-        "ipynb": "application/x-ipynb+json",
     },
-    Reader.PAGED: {"pdf": PDF.media_type, "pptx pptm ppsx ppsm": PPTX.media_type},
+    Reader.MAIL: {"eml": "message/rfc822"},
+    Reader.NOTEBOOK: {"ipynb": "application/x-ipynb+json"},
+    Reader.PAGED: {
+        "pdf": PDF.media_type,
+        "pptx pptm ppsx ppsm": PPTX.media_type,
+        "odp": _OPEN_DOCUMENT + "presentation",
+    },
     Reader.BINARY: {
         "docx docm": DOCX.media_type,
         "xlsx xlsm": XLSX.media_type,
@@ -69,14 +77,12 @@ _DOCUMENTS = {
         "ppt": "application/vnd.ms-powerpoint",
         "odt": _OPEN_DOCUMENT + "text",
         "ods": _OPEN_DOCUMENT + "spreadsheet",
-        "odp": _OPEN_DOCUMENT + "presentation",
         "rtf": RTF.media_type,
         "epub": "application/epub+zip",
-        "eml": "message/rfc822",
         "msg": "application/vnd.ms-outlook",
     },
+    Reader.JSON: {"json jsonl ndjson geojson webmanifest": "application/json"},
     Reader.CODE: {
-        "json jsonl ndjson geojson webmanifest": "application/json",
         "yaml yml": "application/yaml",
         "toml": "application/toml",
         "ini cfg conf properties env": "text/x-ini",
@@ -180,7 +186,7 @@ def format_of(data: bytes, *, name: str, media_type: str | None = None) -> Forma
     named = _named(media_type, name, suffix)
     if named is None or named.media_type == "application/octet-stream":
         return _unnamed(data)
-    if named.reader is Reader.PAGED or (named.reader is Reader.BINARY and named.media_type != "message/rfc822"):
+    if named.reader in (Reader.PAGED, Reader.BINARY):
         if _HTML_START.match(data):
             return HTML  # what many web applications call .xls or .doc
         raise ParseFailed(f"is damaged, or not the {suffix.upper() or named.media_type} file that its name says")

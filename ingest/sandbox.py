@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from ingest.child import HEADER, out_of_memory, read_exactly
-from ingest.parsing import DEFAULT_LIMITS, ParseLimits, check_size
+from ingest.limits import DEFAULT_LIMITS, ParseLimits, check_size
 from ingest.texts import clean, json_metadata
 from nvr_rag.errors import ConfigurationError, NvrError, ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
@@ -91,9 +91,11 @@ class _Child:
 
     def __init__(self, limits: ParseLimits) -> None:
         self._limits = limits
+        self._most_bytes = 8 * limits.characters + (1 << 22)  # of an answer
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._parsed = 0
+        self._provisional: Mapping[str, Any] | None = None  # what the document has if the child dies over it now
         self._closed = False
 
     def parse(self, source: Path | bytes, name: str, media_type: str | None) -> ParsedFile:
@@ -145,6 +147,8 @@ class _Child:
         self.stop()
         if self._closed:
             raise NvrError(_CLOSED)
+        if self._provisional is not None:
+            return self._provisional
         if fresh or late:
             raise death
         return self._ask(request, body)  # what earlier documents left behind may be to blame
@@ -159,11 +163,17 @@ class _Child:
             late.set()
             process.kill()
 
+        assert process.stdout is not None
         timer = threading.Timer(seconds, give_up)
         timer.daemon = True
         timer.start()
+        self._provisional = None
         try:
-            return _send_and_read(process, message, 8 * self._limits.characters + (1 << 22)), late.is_set()
+            answer = _send_and_read(process, message, self._most_bytes)
+            if answer.get("provisional"):
+                self._provisional = answer
+                answer = _read_answer(process.stdout, self._most_bytes)
+            return answer, late.is_set()
         except (OSError, ValueError, EOFError, RecursionError):  # a broken pipe, or nonsense
             return None, late.is_set()
         except BaseException:  # Ctrl-C: an answer that nobody reads must not become that of the next document

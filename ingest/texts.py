@@ -42,6 +42,7 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~).*?(?:^ {0,3}\1|\Z)", re.S | re.M)
 _ATX = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$", re.M)
 _SETEXT = re.compile(r"^(?! {0,3}[#>\-|])[ ]{0,3}(\S[^\n]*)\n {0,3}(=+|--+)[ \t]*$", re.M)
 _BOLD_START = re.compile(r"\A\s*\*\*([^*\n]+)\*\*[ \t]*$", re.M)
+_LIKE_HEADING = re.compile(r"^(?=#{1,6}(?:[ \t]|$)|(?:=+|-+)[ \t]*$)", re.M)
 _TITLE_CHARACTERS = 300
 _NO_TITLE = re.compile(
     r"(?i)untitled( document| presentation)?|powerpoint[- ]pr.sentation|(document|presentation|slide|book)\s?\d*"
@@ -176,6 +177,11 @@ def first_heading(markdown: str) -> str:
     return next((title for title in titles if title), "")
 
 
+def as_markdown(plain: str) -> str:
+    """Plain text with those lines escaped that Markdown would take for a heading or for the line below one."""
+    return _LIKE_HEADING.sub(r"\\\g<0>", plain)
+
+
 def table_to_markdown(text: str, *, tabs: bool, limit: int) -> str:
     """Delimiter-separated values as one Markdown table; the first row with content is its header.
 
@@ -187,10 +193,10 @@ def table_to_markdown(text: str, *, tabs: bool, limit: int) -> str:
     header = next(rows, None)
     if header is None:
         return ""
-    lines = [_table_row(header, 0), "|" + " --- |" * len(header)]
+    lines = [markdown_row(header, 0), "|" + " --- |" * len(header)]
     length = 0
     for row in rows:
-        lines.append(_table_row(row, len(header)))
+        lines.append(markdown_row(row, len(header)))
         length += len(lines[-1])
         if length > limit:
             break
@@ -210,6 +216,7 @@ def _delimiter(text: str) -> str:
     return max(",;\t|", key=agreement)
 
 
-def _table_row(cells: list[str], width: int) -> str:
+def markdown_row(cells: list[str], width: int) -> str:
+    """One row of a Markdown table, at least so many cells wide."""
     padded = cells + [""] * (width - len(cells))
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in padded) + " |"

@@ -20,7 +20,7 @@ SEAMS = {
         f"nvr_rag/stores/{name}.py"
         for name in ("foreign", "server", "server_errors", "server_link", "server_options", "server_points")
     },
-    "xberg": {"ingest/parsing.py"},
+    "xberg": {"ingest/extraction.py"},
     "langchain_core": {"nvr_rag/langchain.py"},
 }
 

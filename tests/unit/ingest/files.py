@@ -19,8 +19,8 @@ _SLIDE = "http://schemas.openxmlformats.org/presentationml/2006/main"
 _DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
 
 
-def pdf(pages: Sequence[Sequence[tuple[int, str]]], *, title: str = "") -> bytes:
-    """A PDF with one line of text for each (font size, text) of each page, from the top."""
+def pdf(pages: Sequence[Sequence[tuple[int, str]] | str], *, title: str = "") -> bytes:
+    """A PDF with one line of text for each (font size, text) of each page, from the top; or pages of such commands."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -28,8 +28,9 @@ def pdf(pages: Sequence[Sequence[tuple[int, str]]], *, title: str = "") -> bytes
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
     for number, lines in enumerate(pages):
+        lines, drawing = ([], lines) if isinstance(lines, str) else (lines, "0 0 10 10 re f")
         shown = [f"BT /F1 {size} Tf 72 {740 - 60 * row} Td ({text}) Tj ET" for row, (size, text) in enumerate(lines)]
-        content = "\n".join(["0 0 10 10 re f", *shown]).encode()
+        content = "\n".join([drawing, *shown]).encode()
         objects.append(
             b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> "
             b"/Contents %d 0 R >>" % (5 + 2 * number)
@@ -56,7 +57,7 @@ def docx(body: str, *, title: str = "") -> bytes:
     styles = "".join(
         f'<w:style w:type="paragraph" w:styleId="Heading{n}"><w:name w:val="heading {n}"/>'
         f'<w:pPr><w:outlineLvl w:val="{n - 1}"/></w:pPr></w:style>'
-        for n in (1, 2)
+        for n in (1, 2, 3)
     )
     core = "http://schemas.openxmlformats.org/package/2006/metadata/core-properties"
     parts = {
@@ -114,9 +115,17 @@ def _inline(place: str, text: str) -> str:
     return f'<c {place} t="inlineStr"><is><t>{text}</t></is></c>'
 
 
-def pptx(slides: Sequence[tuple[str, str]]) -> bytes:
-    """A PPTX with a slide for each (title, body)."""
+def pptx(slides: Sequence[tuple[str, str]], notes: Mapping[int, str] | None = None) -> bytes:
+    """A PPTX with a slide for each (title, body), and speaker notes by number from 1."""
     parts, types, listed = {}, {}, ""
+    for number, text in (notes or {}).items():
+        parts[f"ppt/slides/_rels/slide{number}.xml.rels"] = _rels(
+            {"notesSlide1": f"../notesSlides/notesSlide{number}.xml"}
+        )
+        parts[f"ppt/notesSlides/notesSlide{number}.xml"] = (
+            f'{_XML}<p:notes xmlns:p="{_SLIDE}" xmlns:a="{_DRAWING}">'
+            f"<p:cSld><p:spTree>{_shape(2, 'body', text)}</p:spTree></p:cSld></p:notes>"
+        )
     for number, (title, body) in enumerate(slides, start=1):
         path = f"ppt/slides/slide{number}.xml"
         shapes = _shape(2, "title", title) + _shape(3, "body", body) if title else ""
@@ -166,3 +175,29 @@ def _package(parts: Mapping[str, str], main: str, types: Mapping[str, str]) -> b
         for name, text in whole.items():
             archive.writestr(name, text)
     return out.getvalue()
+
+
+_STROKES = {  # letters as lines on a grid of 4 by 6
+    "A": "0,0 2,6 4,0|1,2 3,2",
+    "E": "4,0 0,0 0,6 4,6|0,3 3,3",
+    "F": "0,0 0,6 4,6|0,3 3,3",
+    "H": "0,0 0,6|4,0 4,6|0,3 4,3",
+    "I": "2,0 2,6",
+    "L": "0,6 0,0 4,0",
+    "N": "0,0 0,6 4,0 4,6",
+    "T": "2,0 2,6|0,6 4,6",
+    "V": "0,6 2,0 4,6",
+    "W": "0,6 1,0 2,4 3,0 4,6",
+}
+
+
+def drawn(text: str, *, size: float = 5.0) -> str:
+    """PDF drawing commands for one line of capital letters: a page that only OCR can read."""
+    out = [f"{size * 0.8} w 1 J 1 j"]
+    for number, letter in enumerate(text):
+        left, bottom = 72 + number * size * 6, 600
+        for stroke in filter(None, _STROKES.get(letter, "").split("|")):
+            points = [tuple(map(int, point.split(","))) for point in stroke.split()]
+            moves = [f"{left + x * size} {bottom + y * size} {'l' if n else 'm'}" for n, (x, y) in enumerate(points)]
+            out.append(" ".join(moves) + " S")
+    return "\n".join(out)

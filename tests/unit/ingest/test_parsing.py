@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from ingest import ocr
 from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes
 from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
@@ -14,6 +15,11 @@ from nvr_rag.types import TextFormat
 from tests.unit.ingest import files
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+@pytest.fixture(autouse=True)
+def without_ocr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocr, "installed", lambda: None)
 
 
 def failure(data: bytes, name: str, **options: object) -> str:
@@ -178,7 +184,7 @@ class TestPages:
         assert list(parsed.page_starts) == [0, parsed.text.index("Third"), parsed.text.index("Third")]
         assert parsed.text[: parsed.page_starts[2]].split() == ["Roll", "back", "Go", "back", "one", "step."]
         assert parsed.metadata["pages"] == 3
-        assert parsed.notes == ["1 of 3 pages have no text (scans?); OCR is not enabled"]
+        assert parsed.notes == [f"1 of 3 pages have no text layer; {ocr.NOT_INSTALLED}"]
 
     def test_of_slides_that_say_the_same(self) -> None:
         parsed = parse_bytes(files.pptx([("First", "same"), ("", ""), ("First", "same")]), name="a.pptx")
@@ -262,7 +268,11 @@ class TestRefusals:
         assert failure(OLE + bytes(1000) + "EncryptedPackage".encode("utf-16-le"), "a.docx") == wanted
 
     def test_scan(self) -> None:
-        assert failure(files.pdf([[], []]), "a.pdf") == "has no text layer (a scan?); OCR is not enabled"
+        scan = files.pdf([[], []])
+        wanted = "has no text layer (a scan?); install Tesseract (tesseract-ocr) to have scans read by OCR"
+        assert failure(scan, "a.pdf") == wanted
+        limits = ParseLimits(ocr_pages=0)
+        assert failure(scan, "a.pdf", limits=limits) == "has no text layer (a scan?); OCR is switched off"
 
     def test_damaged(self) -> None:
         for name, data in {
@@ -288,4 +298,4 @@ class TestRefusals:
 
 
 def test_the_parser_has_a_name_and_a_version() -> None:
-    assert PARSER.startswith("nvr-1/xberg-1.")
+    assert PARSER.startswith("nvr-2/xberg-1.")

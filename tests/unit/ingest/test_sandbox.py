@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import signal
@@ -21,7 +22,7 @@ from tests.unit.ingest import files
 
 # A child whose parser does what a hostile file might make a parser do, told by the document's text.
 HOSTILE = """
-import ctypes, os, sys, tempfile, time
+import ctypes, os, socket, sys, tempfile, time
 sys.path.append(sys.argv[1])
 import ingest.child as child
 real, count = child.parse_bytes, 0
@@ -43,6 +44,17 @@ def parse_bytes(data, **options):
     if data == b"pid": return real(str(os.getpid()).encode(), **options)
     if data == b"nice": return real(str(os.nice(0)).encode(), **options)
     if data == b"secret": return real(repr("NVR_SECRET" in os.environ).encode(), **options)
+    if data.split()[0:1] in ([b"make"], [b"remove"], [b"run"], [b"connect"]):
+        attempt, place = data.decode().split()
+        try:
+            if attempt == "make": open(place + "/new", "w")
+            if attempt == "remove": os.remove(place + "/there")
+            if attempt == "run": os.execv("/bin/true", ["true"])
+            if attempt == "connect": socket.create_connection(("127.0.0.1", 9), 1)
+        except OSError as error: return real(type(error).__name__.encode(), **options)
+    if data.endswith(b" later"):
+        options["provisional"](real(b"provisional", name="a.txt"))
+        ctypes.string_at(0) if data == b"crash later" else time.sleep(600)
     if data == b"nonsense": return type("Odd", (), {"__dataclass_fields__": {}})()
     return real(data, **options)
 
@@ -220,7 +232,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with Sandbox(limits) as sandbox:
         assert failure(sandbox, tmp_path / "gone.txt") == "is gone"
         assert failure(sandbox, tmp_path / "pipe") == "is not a regular file"
-        assert failure(sandbox, tmp_path) == "cannot be read: Is a directory"
+        assert failure(sandbox, tmp_path) == "is not a regular file"
         assert failure(sandbox, tmp_path / "empty.txt") == "is empty (0 bytes)"
         assert failure(sandbox, tmp_path / "large.txt").startswith("is larger than")
         assert failure(sandbox, b"x" * 1001).startswith("is larger than")
@@ -272,3 +284,24 @@ def test_a_parent_with_much_memory_does_not_cost_its_children_their_lives() -> N
         sandbox.parse(b"two", name="two.txt")
         assert sandbox._all[0]._process is first
     assert len(ballast)
+
+
+@pytest.mark.parametrize("end", [b"crash later", b"hang later"])
+def test_what_was_there_before_a_step_that_killed_the_child_counts(hostile: Sandbox, end: bytes) -> None:
+    parsed = hostile.parse(end, name="a.txt").parsed
+    assert parsed.text == "provisional"
+    assert text(hostile, b"after") == "after"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is Linux's")
+def test_a_child_can_neither_change_files_nor_connect(hostile: Sandbox, tmp_path: Path) -> None:
+    if not confinement_works():
+        pytest.skip("this kernel has no Landlock with a say over connections")
+    for attempt in ("make", "remove", "run", "connect"):
+        (tmp_path / "there").touch()
+        assert text(hostile, f"{attempt} {tmp_path}".encode()) == "PermissionError", attempt
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def confinement_works() -> bool:
+    return ctypes.CDLL(None).syscall(444, None, 0, 1) >= 4
