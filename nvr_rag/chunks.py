@@ -80,22 +80,21 @@ def place(
     """
     if not _held(connection, version):
         raise _gone(version.document_id)
-    already = select(t.Placed.version_id).where(t.Placed.version_id == version.id, t.Placed.chunking_id == chunking_id)
-    if connection.scalar(already) is not None:
+    key = {"version_id": version.id, "chunking_id": chunking_id}
+    if connection.scalar(_already(), key) is not None:
         return
     seen: dict[str, int] = {}
     chunks, placements = [], []
     for ordinal, draft in enumerate(drafts):
         digest = sha256_text(draft.text)
-        key = chunk_id(version.document_id, digest, seen.get(digest, 0))
+        name = chunk_id(version.document_id, digest, seen.get(digest, 0))
         seen[digest] = seen.get(digest, 0) + 1
-        chunks.append({"id": key, "document_id": version.document_id, "sha256": digest, "text": draft.text})
+        chunks.append({"id": name, "document_id": version.document_id, "sha256": digest, "text": draft.text})
         placements.append(
             {
-                "version_id": version.id,
-                "chunking_id": chunking_id,
+                **key,
                 "ordinal": ordinal,
-                "chunk_id": key,
+                "chunk_id": name,
                 "start": draft.start,
                 "end": draft.end,
                 "page": draft.page,
@@ -104,16 +103,51 @@ def place(
         )
     insert_ignore(connection, t.Chunk, chunks)
     if placements:
-        connection.execute(insert(t.Placement), placements)
-    connection.execute(insert(t.Placed).values(version_id=version.id, chunking_id=chunking_id, error=error))
+        connection.execute(_placements(), placements)
+    connection.execute(_placed(), {**key, "error": error})
 
 
 def _held(connection: Connection, version: Version) -> bool:
     """Keep a version from being removed, and from being cut by somebody else, until the transaction ends; False when it
     is gone. The document first: whoever removes one does so in that order."""
+    document, row = _holding()
+    connection.execute(document, {"document_id": version.document_id})
+    return connection.scalar(row, {"version_id": version.id}) is not None
+
+
+# The statements of `place` and `parsed_text`, made once: making one takes longer than running it, and a build runs them
+# for every document.
+
+
+@cache
+def _holding() -> tuple[Any, Any]:
     d, v = t.Document, t.DocumentVersion
-    connection.execute(select(d.id).where(d.id == version.document_id).with_for_update(read=True, key_share=True))
-    return connection.scalar(select(v.id).where(v.id == version.id).with_for_update()) is not None
+    document = select(d.id).where(d.id == bindparam("document_id")).with_for_update(read=True, key_share=True)
+    return document, select(v.id).where(v.id == bindparam("version_id")).with_for_update()
+
+
+@cache
+def _already() -> Any:
+    p = t.Placed
+    return select(p.version_id).where(
+        p.version_id == bindparam("version_id"), p.chunking_id == bindparam("chunking_id")
+    )
+
+
+@cache
+def _placements() -> Any:
+    return insert(t.Placement)
+
+
+@cache
+def _placed() -> Any:
+    return insert(t.Placed)
+
+
+@cache
+def _whole_version() -> Any:
+    v = t.DocumentVersion
+    return select(*v.__table__.c).where(v.id == bindparam("version_id"))
 
 
 def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -> list[Version]:
@@ -150,7 +184,7 @@ def characters(connection: Connection, versions: Sequence[Version]) -> dict[int,
 
 def parsed_text(connection: Connection, version_id: int) -> ParsedText:
     """The text of a version, as the parser left it. Raises NotFound when its collection was deleted meanwhile."""
-    row = connection.execute(select(*t.DocumentVersion.__table__.c).where(t.DocumentVersion.id == version_id)).first()
+    row = connection.execute(_whole_version(), {"version_id": version_id}).first()
     if row is None:
         raise _gone(f"version {version_id}")
     return ParsedText(

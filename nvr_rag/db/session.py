@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ def _first_line(error: DBAPIError) -> str:
 def insert_ignore(connection: Connection, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; those whose key is there already are left as they are."""
     if rows:
-        connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
+        connection.execute(_ignoring(connection.dialect.name, table), list(rows))
 
 
 def insert_or_update(
@@ -239,7 +240,7 @@ def insert_or_update(
 ) -> None:
     """Insert rows; of those whose `key` is there already, take over `values`."""
     if rows:
-        statement = _insert(connection, table)
+        statement = _insert(connection.dialect.name, table)
         taken = {name: statement.excluded[name] for name in values}
         connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=taken), list(rows))
 
@@ -250,6 +251,12 @@ def bytewise(connection: Connection, column: Any) -> Any:
     return column.collate("C") if connection.dialect.name == "postgresql" else column
 
 
-def _insert(connection: Connection, table: type[Base]) -> Any:
+@cache
+def _ignoring(dialect: str, table: type[Base]) -> Any:
+    """The statement of `insert_ignore`, made once."""
+    return _insert(dialect, table).on_conflict_do_nothing()
+
+
+def _insert(dialect: str, table: type[Base]) -> Any:
     """The engine's own INSERT: the standard has no word for what to do on a conflict."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
