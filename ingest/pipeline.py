@@ -1,85 +1,57 @@
 """From paths to searchable documents: walk, skip what is known, parse, commit to the log, and have it indexed.
 
-A folder is mirrored: new and edited files are stored, files that have gone are deleted. Reading and indexing run at the
-same time; what is committed is durable, so stopping anywhere loses nothing and the next run goes on.
+A folder is mirrored: new and edited files are stored, files that have gone, and files that are not wanted any more, are
+deleted. Reading and indexing run at the same time; what is committed is durable, so stopping anywhere loses nothing and
+the next run goes on. The command line, the jobs and the Python interface all come here.
+
+Whose a document is: it belongs to the path with which it was first taken in, its source. Sources may lie inside one
+another. A file that two of them hold is one document. One that has gone from the disk is deleted by whichever source
+looks there first; one that is merely not wanted, only by the source that it belongs to.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from ingest.chunking import chunk
-from ingest.parsing import PARSER, ParseLimits
-from ingest.sandbox import Sandbox
-from ingest.sources import Skipped, SourceFile, TextRecord, path_to_uri, read_jsonl, walk
-from nvr_rag import corpus
-from nvr_rag.collections import find
+from sqlalchemy import Connection
+
+from ingest.counting import Counting
+from ingest.ledger import Ledger
+from ingest.reading import Read, Reader
+from ingest.records import TextRecord, read_jsonl
+from ingest.report import Failure, IngestOptions, IngestReport, Stand, Watcher
+from ingest.settling import Settling
+from ingest.sidecars import SIDECAR_ENDINGS
+from ingest.sight import FOREIGN, Sight, below, mirrored
+from ingest.sources import Skipped, SourceFile, path_to_uri, shown, status_of, walk
+from ingest.stamps import Stamps
+from nvr_rag import collections, corpus, documents
 from nvr_rag.corpus import Outcome
 from nvr_rag.documents import Known
-from nvr_rag.documents import known as mirrored
-from nvr_rag.errors import Conflict, NotFound, ParseFailed
+from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError
 from nvr_rag.ids import sha256_text
-from nvr_rag.settings import IngestSettings
-from nvr_rag.types import DocumentState, NewDocument, ParsedText, text_format_of
-from nvr_rag.upkeep.catching_up import Upkeep, settle
+from nvr_rag.running.patience import Patience
+from nvr_rag.types import NewDocument, ParsedText, text_format_of
 from nvr_rag.upkeep.indexing import Progress
-from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
+
+__all__ = ["Failure", "IngestOptions", "IngestReport", "Stand", "Watcher", "check_paths", "ingest"]
 
 READY_TEXT = "text"  # the parser of documents that come as text
 _BATCH_DOCUMENTS = 64
 _BATCH_CHARACTERS = 4_000_000
 _BATCH_SECONDS = 1.0  # a slow source is committed, and so indexed, at least this often
+_DELETED_AT_ONCE = 500
+PATIENCE_SECONDS = 120.0  # for which a database that is away is waited for
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failure:
-    """A document that could not be read."""
-
-    uri: str
-    reason: str
-
-
-@dataclass(kw_only=True, slots=True)
-class IngestReport:
-    """What a run did, counted in documents."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    failed: list[Failure] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)  # by reason
-    work: Work = field(default_factory=Work)  # in chunks; what another process indexed is not counted
-    seconds: dict[str, float] = field(default_factory=dict)  # read: until all was committed; total
-
-    @property
-    def seen(self) -> int:
-        return self.added + self.updated + self.unchanged + len(self.failed)
-
-
-@dataclass(kw_only=True, slots=True)
-class Watcher:
-    """Whom to tell how far a run is; every call comes from a thread of the run."""
-
-    documents: Callable[[int], None] = lambda _seen: None
-    index: Callable[[Progress], None] = lambda _progress: None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
-    """One document read: a new text, or nothing new, or why it failed."""
-
-    uri: str
-    document: NewDocument | None = None
-    failure: str | None = None
+Item = TypeVar("Item")
 
 
 def ingest(
@@ -88,238 +60,277 @@ def ingest(
     *,
     collection: str = "default",
     allow_empty: bool = False,
+    options: IngestOptions | None = None,
     watcher: Watcher | None = None,
     stop: threading.Event | None = None,
 ) -> IngestReport:
     """Mirror folders and files, and the records of JSON Lines files, into a collection, made if it is new.
 
-    Returns when everything is searchable; failed documents are in the report. Raises InvalidInput for a path that is
-    not there, Conflict for a folder that has become empty (unless `allow_empty`), and what store and database raise.
+    Returns when everything is searchable, or soon after `stop` is set; failed documents are in the report. Raises
+    InvalidInput for a path that is not there, Conflict for a folder that has become empty (unless `allow_empty`),
+    NotFound when the collection is deleted meanwhile, and what store and database raise.
     """
+    options = options or IngestOptions()
     check_paths(paths)
+    options.selection.rules()
     collection_id = _collection(workspace, collection)
-    run = _Run(workspace, collection, watcher or Watcher(), stop or threading.Event(), allow_empty=allow_empty)
+    run = _Run(workspace, (collection_id, collection), options, watcher or Watcher(), stop or threading.Event())
+    run.allow_empty = allow_empty
     started = time.perf_counter()
-    with _Indexing(run, collection_id):
-        for path in paths:
-            if not run.stop.is_set():
-                run.take(path)
-        run.report.seconds["read"] = time.perf_counter() - started
+    settling = Settling(workspace, collection_id, run.stop, run.indexed)
+    try:
+        with settling, _counting(run, paths):
+            for path in paths:
+                if not run.stop.is_set():
+                    run.take(path)
+            run.forget()
+            run.report.seconds["read"] = time.perf_counter() - started
+    except NotFound as error:
+        raise _explained(workspace, collection_id, collection, error) from error
+    if run.refusal is not None:
+        raise run.refusal
+    run.report.work, run.report.stopped = settling.work, run.stop.is_set()
     run.report.seconds["total"] = time.perf_counter() - started
     return run.report
 
 
 def check_paths(paths: Sequence[Path]) -> None:
-    """Raise InvalidInput when one of them is not there, before anything is changed."""
+    """Raise InvalidInput when one of them is not there or cannot be taken, before anything is changed."""
     for path in paths:
-        next(walk(path), None)
+        status_of(path)
+        said = [path.name + ending for ending in SIDECAR_ENDINGS if os.path.lexists(f"{path}{ending}")]
+        if said and is_feed(path):
+            raise InvalidInput(
+                f"{said[0]} lies beside {shown(path)}, whose lines are documents of their own; write their metadata "
+                "and acl into the lines, and remove it",
+                field="path",
+            )
+
+
+def is_feed(path: Path) -> bool:
+    """Whether what is at a path of a run is taken line by line, as ready texts."""
+    return path.suffix.lower() in (".jsonl", ".ndjson") and path.is_file()
 
 
 def _collection(workspace: Workspace, name: str) -> int:
     try:
         with workspace.database.read() as connection:
-            return find(connection, name)
+            return collections.find(connection, name)
     except NotFound:
         return workspace.create_collection(name)
 
 
-class _Indexing:
-    """Runs the indexes' side of a run in a thread of its own; on leaving, waits until they have caught up."""
+def _counting(run: _Run, paths: Sequence[Path]) -> AbstractContextManager[None]:
+    if run.watcher.stand is None:
+        return nullcontext()
+    feeds = [path for path in paths if is_feed(path)]
+    return Counting([path for path in paths if path not in feeds], feeds, run.options, run.count)
 
-    def __init__(self, run: _Run, collection_id: int) -> None:
-        self._run = run
-        self._finished = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._settle, args=(collection_id,), name="indexing", daemon=True)
 
-    def _settle(self, collection_id: int) -> None:
-        run = self._run
+def _explained(workspace: Workspace, collection_id: int, name: str, error: NotFound) -> NotFound:
+    """The error, or what is behind it: that the collection was deleted under the run."""
+    with workspace.database.read() as connection:
         try:
-            upkeep = Upkeep(
-                workspace=run.workspace,
-                collection_id=collection_id,
-                chunker=chunk,
-                stop=run.stop,
-                report=run.watcher.index,
-            )
-            run.report.work = settle(upkeep, self._finished)
-        except BaseException as error:  # raised again where the run ends
-            self._error = error
-            run.stop.set()
+            if collections.find(connection, name) == collection_id:
+                return error
+        except NotFound:
+            pass
+    return deleted(name)
 
-    def __enter__(self) -> None:
-        self._thread.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            self._run.stop.set()
-        self._finished.set()
-        while self._thread.is_alive():
-            self._thread.join(0.2)  # in small steps, so that Ctrl-C is heard
-        if self._error is not None and error is None:
-            raise self._error
+def deleted(name: str) -> NotFound:
+    """Of a collection, by whoever was adding to it."""
+    return NotFound(f"the collection {name!r} was deleted while documents came in; nothing of it is left")
 
 
 class _Run:
     """One run over some paths."""
 
     def __init__(
-        self, workspace: Workspace, collection: str, watcher: Watcher, stop: threading.Event, *, allow_empty: bool
+        self,
+        workspace: Workspace,
+        collection: tuple[int, str],
+        options: IngestOptions,
+        watcher: Watcher,
+        stop: threading.Event,
     ) -> None:
-        self.workspace = workspace
-        self.collection = collection
-        self.watcher = watcher
-        self.stop = stop
-        self.allow_empty = allow_empty
+        self.workspace, self.options, self.watcher, self.stop = workspace, options, watcher, stop
+        self.collection_id, self.collection = collection
+        self.allow_empty = False
+        self.refusal: Conflict | None = None  # to delete what a folder does not hold any more
         self.report = IngestReport()
+        self._gone: list[str] = []  # ids of documents to be deleted once every path was taken: a file may have moved
+        self._total: int | None = None
+        self._progress: Progress | None = None
+        with workspace.database.read() as connection:
+            self._base = collections.head_seq(connection, self.collection_id)
 
     def take(self, path: Path) -> None:
         """Everything at one path."""
-        if path.is_file() and path.suffix.lower() in (".jsonl", ".ndjson"):
+        if is_feed(path):
             self._store(self._records(path))
         else:
             self._mirror(path)
 
-    def _mirror(self, root: Path) -> None:
-        with self.workspace.database.read() as connection:
-            known = mirrored(connection, self.collection, path_to_uri(root))
-        seen: set[str] = set()
-        blind: list[str] = []  # URIs of what could not be looked at: nothing below them may be taken for gone
-        with _Reader(self.workspace.settings.ingest, path_to_uri(root), known, self.stop) as reader:
-            self._store(reader.read(self._files(root, seen, blind)))
-        if self.stop.is_set():
-            return
-        gone = [entry.document_id for uri, entry in known.items() if uri not in seen and not _below(uri, blind)]
-        if gone and not seen and not blind and not self.allow_empty:
-            raise Conflict(
-                f"{root} holds no documents any more, but {len(gone)} of them are stored; if they are to be deleted, "
-                "say --allow-empty; if the folder should not be empty, see whether it is mounted"
-            )
-        with self.workspace.database.write() as connection:
-            self.report.deleted += len(corpus.delete_documents(connection, self.collection, gone))
+    def forget(self) -> None:
+        """Delete what has gone."""
+        for start in range(0, len(self._gone), _DELETED_AT_ONCE):
+            if self.stop.is_set():
+                return
+            part = self._gone[start : start + _DELETED_AT_ONCE]
+            self.report.deleted += len(self._commit(partial(_delete, self.collection, part)))
 
-    def _files(self, root: Path, seen: set[str], blind: list[str]) -> Iterator[SourceFile]:
-        for entry in walk(root):
+    def indexed(self, progress: Progress) -> None:
+        """An index has got further."""
+        self._progress = progress
+        self.watcher.index(progress)
+        self._tell()
+
+    def count(self, total: int) -> None:
+        """There are so many documents to be seen."""
+        self._total = total
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.watcher.stand is None:
+            return
+        report, progress = self.report, self._progress
+        changed = report.added + report.updated
+        found = max(0, min(changed, progress.applied_seq - self._base)) if progress else 0
+        total = None if self._total is None else max(self._total, report.seen)
+        encoded = progress.work.encoded if progress else 0
+        self.watcher.stand(Stand(seen=report.seen, done=report.seen - changed + found, total=total, encoded=encoded))
+
+    def _mirror(self, root: Path) -> None:
+        spots = [spot for spot in self.options.only if _at_or_below(spot, root)]
+        if self.options.only and not spots:
+            return
+        stamps = Stamps(self.workspace.home / "stamps", path_to_uri(root))
+        with closing(Ledger(self._stored(spots or [root]))) as ledger:
+            sight = Sight(root, ledger, whole=not spots)
+            self._take_files(root, sight, stamps)
+            if not self.stop.is_set():
+                self._gone += self._missing(sight)
+        stamps.save(complete=not spots and not self.stop.is_set())
+
+    def _take_files(self, root: Path, sight: Sight, stamps: Stamps) -> None:
+        settings, database = self.workspace.settings.ingest, self.workspace.database
+        with Reader(settings, database, stamps, self.options, self.stop, root=root) as reader:
+            try:
+                self._store(reader.read(self._files(sight), path_to_uri(root)))
+            finally:
+                self.report.spend("parse", reader.busy_seconds)
+
+    def _stored(self, spots: Sequence[Path]) -> Iterator[Known]:
+        with self.workspace.database.read() as connection:
+            for spot in spots:
+                yield from documents.known(connection, self.collection, path_to_uri(spot))
+
+    def _files(self, sight: Sight) -> Iterator[tuple[SourceFile, Known | None]]:
+        for entry in self._timed(walk(sight.root, self.options.selection, only=self.options.only)):
             if isinstance(entry, SourceFile):
-                seen.add(entry.uri)
-                yield entry
+                known = sight.see(entry)
+                if known is None or mirrored(known):
+                    yield entry, known
+                else:
+                    self.report.skip(FOREIGN)
             elif entry.unreadable:
-                blind.append(path_to_uri(entry.path))
+                sight.blind.append(path_to_uri(entry.path))
                 self._fail(path_to_uri(entry.path), entry.reason)
             else:
-                self.report.skipped[entry.reason] = self.report.skipped.get(entry.reason, 0) + 1
+                self.report.skip(entry.reason)
 
-    def _records(self, path: Path) -> Iterator[_Read]:
+    def _timed(self, entries: Iterator[Item]) -> Iterator[Item]:
+        while True:
+            started = time.perf_counter()
+            entry = next(entries, None)
+            self.report.spend("walk", time.perf_counter() - started)
+            if entry is None:
+                return
+            yield entry
+
+    def _missing(self, sight: Sight) -> list[str]:
+        """Ids of the documents to be deleted; what speaks against it is raised once the other paths were taken."""
+        gone = [known.document_id for known in sight.missing()]
+        refusal = None if self.allow_empty else sight.refusal(len(gone))
+        if refusal is not None:
+            self.refusal = self.refusal or refusal
+            return []
+        return gone
+
+    def _records(self, path: Path) -> Iterator[Read]:
         source = path_to_uri(path)
         for record in read_jsonl(path):
             if isinstance(record, Skipped):
                 self._fail(f"{source}#L{record.line}", record.reason)
-            elif record.acl is not None:
-                reason = "has an acl, but nobody could prove to be in it: this release has no API keys"
-                self._fail(f"{source}#L{record.line}", reason)
+            elif record.uri.startswith("file:") and self._is_file(record.uri):
+                self._fail(f"{source}#L{record.line}", "has the uri of a file that is a document of another source")
             else:
-                yield _Read(uri=record.uri, document=_ready_text(record, source))
+                yield Read(uri=record.uri, document=_ready_text(record, source), source=source)
 
-    def _store(self, reads: Iterable[_Read]) -> None:
+    def _is_file(self, uri: str) -> bool:
+        with self.workspace.database.read() as connection:
+            return any(mirrored(known) for known in documents.known(connection, self.collection, uri))
+
+    def _store(self, reads: Iterable[Read]) -> None:
         """Commit what was read, in batches small in documents, characters and time."""
-        batch: list[_Read] = []
+        batch: list[Read] = []
         characters, begun = 0, time.monotonic()
         for read in reads:
             again = any(read.uri == other.uri for other in batch)
             late = time.monotonic() - begun > _BATCH_SECONDS
             if batch and (again or late or len(batch) >= _BATCH_DOCUMENTS or characters > _BATCH_CHARACTERS):
-                self._commit(batch)
+                self._commit_batch(batch)
                 batch, characters, begun = [], 0, time.monotonic()
             batch.append(read)
             characters += len(read.document.parsed.text) if read.document else 0
             if self.stop.is_set():
                 break
-        self._commit(batch)
+        self._commit_batch(batch)
 
-    def _commit(self, batch: Sequence[_Read]) -> None:
-        documents = [read.document for read in batch if read.document]
-        failures = [Failure(uri=read.uri, reason=read.failure) for read in batch if read.failure]
-        if documents or failures:
-            with self.workspace.database.write() as connection:
-                for put in corpus.put(connection, self.collection, documents):
-                    self._count(put.outcome)
-                for failure in failures:
-                    corpus.fail(connection, self.collection, uri=failure.uri, source=failure.uri, error=failure.reason)
-        self.report.failed += failures
-        self.report.unchanged += len(batch) - len(documents) - len(failures)
+    def _commit_batch(self, batch: Sequence[Read]) -> None:
+        changes = [read for read in batch if read.document or read.failure]
+        outcomes = self._commit(partial(_put, self.collection, changes)) if changes else []
+        for outcome in outcomes:
+            setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+        self.report.restricted += sum(1 for read in changes if read.document and read.document.acl is not None)
+        self.report.failed += [Failure(uri=read.uri, reason=read.failure) for read in changes if read.failure]
+        self.report.unchanged += len(batch) - len(changes)
         self.watcher.documents(self.report.seen)
+        self._tell()
 
-    def _count(self, outcome: Outcome) -> None:
-        setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+    def _commit(self, act: Callable[[Connection], list[Item]]) -> list[Item]:
+        """Do something in a transaction; a database that is away is waited for."""
+        patience, started = Patience("storing documents"), time.monotonic()
+        while True:
+            try:
+                begun = time.perf_counter()
+                with self.workspace.database.write() as connection:
+                    if collections.find(connection, self.collection, lock=True) != self.collection_id:
+                        raise deleted(self.collection)
+                    done = act(connection)
+                self.report.spend("commit", time.perf_counter() - begun)
+                return done
+            except NvrError as error:
+                if not error.retry or self.stop.is_set() or time.monotonic() - started > PATIENCE_SECONDS:
+                    raise
+                self.stop.wait(patience.failed(error))
 
     def _fail(self, uri: str, reason: str) -> None:
         """Report what is not a document of the collection: a line, a folder, a file that may not be read."""
         self.report.failed.append(Failure(uri=uri, reason=reason))
 
 
-class _Reader:
-    """Reads files in child processes, several at a time, and yields them in the order given."""
+def _put(collection: str, reads: Sequence[Read], connection: Connection) -> list[Outcome]:
+    puts = corpus.put(connection, collection, [read.document for read in reads if read.document])
+    for read in reads:
+        if read.failure:
+            corpus.fail(connection, collection, uri=read.uri, source=read.source, error=read.failure)
+    return [put.outcome for put in puts]
 
-    def __init__(
-        self, settings: IngestSettings, source: str, known: Mapping[str, Known], stop: threading.Event
-    ) -> None:
-        limits = ParseLimits(
-            input_bytes=settings.max_file_bytes,
-            seconds=settings.parse_timeout_seconds,
-            memory_bytes=settings.parse_memory_bytes,
-        )
-        self._limits, self._children = limits, settings.parsers
-        self._sandbox = Sandbox(limits, children=settings.parsers)
-        self._threads = ThreadPoolExecutor(settings.parsers, thread_name_prefix="parse")
-        self._source, self._known, self._stop = source, known, stop
 
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sandbox.close()
-        self._threads.shutdown(cancel_futures=True)
-
-    def read(self, files: Iterable[SourceFile]) -> Iterator[_Read]:
-        pending: deque[Future[_Read]] = deque()
-        for file in files:
-            pending.append(self._threads.submit(self._one, file))
-            while len(pending) > 4 * self._children:
-                yield pending.popleft().result()
-            if self._stop.is_set():
-                return
-        while pending:
-            yield pending.popleft().result()
-
-    def _one(self, file: SourceFile) -> _Read:
-        if self._is_known(file):
-            return _Read(uri=file.uri)
-        try:
-            parsed_file = self._sandbox.parse(file.path, name=file.path.name)
-        except ParseFailed as error:
-            return _Read(uri=file.uri, failure=str(error))
-        parsed = parsed_file.parsed
-        document = NewDocument(
-            uri=file.uri,
-            sha256=parsed_file.sha256,
-            parsed=parsed if parsed.title else replace(parsed, title=_stem(file.path)),
-            parser=PARSER,
-            source=self._source,
-        )
-        return _Read(uri=file.uri, document=document)
-
-    def _is_known(self, file: SourceFile) -> bool:
-        """Whether the file holds what its newest version was made from."""
-        known = self._known.get(file.uri)
-        if known is None or known.state != DocumentState.READY or known.parser != PARSER:
-            return False
-        if file.size > self._limits.input_bytes:
-            return False
-        try:
-            with file.path.open("rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest() == known.sha256
-        except OSError:
-            return False  # the sandbox will say what is wrong with it
+def _delete(collection: str, ids: Sequence[str], connection: Connection) -> list[str]:
+    return corpus.delete_documents(connection, collection, ids)
 
 
 def _ready_text(record: TextRecord, source: str) -> NewDocument:
@@ -330,13 +341,15 @@ def _ready_text(record: TextRecord, source: str) -> NewDocument:
         title=record.title,
         metadata=record.metadata,
     )
-    return NewDocument(uri=record.uri, sha256=sha256_text(record.text), parsed=parsed, parser=READY_TEXT, source=source)
+    return NewDocument(
+        uri=record.uri,
+        sha256=sha256_text(record.text),
+        parsed=parsed,
+        parser=READY_TEXT,
+        source=source,
+        acl=None if record.acl is None else list(record.acl),
+    )
 
 
-def _stem(path: Path) -> str:
-    """The file's name without its ending: the title of a document that has none."""
-    return path.stem.encode("utf-8", "replace").decode("utf-8")
-
-
-def _below(uri: str, roots: Iterable[str]) -> bool:
-    return any(uri == root or uri.startswith(root.rstrip("/") + "/") for root in roots)
+def _at_or_below(path: Path, root: Path) -> bool:
+    return below(path_to_uri(path), [path_to_uri(root)])

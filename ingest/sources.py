@@ -1,26 +1,27 @@
-"""Where documents come from: a folder's files, or the lines of a JSON Lines file. Nothing is parsed here.
+"""Where documents come from: the files of a folder, with what selects them and what is said of them. Nothing is parsed
+here.
 
-`walk` and `read_jsonl` stream in a fixed order with bounded memory, and report whatever they pass over as `Skipped`, so
-that a person can see what is missing and why.
+`walk` streams in a fixed order with memory for one folder's names at each depth, and reports whatever it passes over as
+`Skipped`, so that a person can see what is missing and why.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from ingest import sidecars
 from ingest.formats import not_a_document
-from ingest.texts import clean
+from ingest.selection import IGNORE_FILE, Rules, Selection, relative
+from ingest.sidecars import Description
+from ingest.small_files import Unusable
+from ingest.stamps import FileState
+from nvr_rag.corpus import MAX_URI_CHARACTERS
 from nvr_rag.errors import InvalidInput
-
-MAX_LINE_BYTES = 10 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +30,10 @@ class SourceFile:
 
     path: Path
     uri: str  # file:// and the absolute path, symbolic links on the way to it not resolved
-    size: int  # bytes
-    mtime_ns: int
+    state: FileState
+    linked: bool = False  # it is a symbolic link, to a file below the same root
+    beside: Sequence[str] = ()  # names of the files beside it that say something about it
+    around: Description | Unusable = sidecars.NOTHING  # what the folders around it say, or why that cannot be known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,19 +44,6 @@ class Skipped:
     reason: str  # "is an image", "is hidden", "cannot be read: Permission denied" ...; the same words for the same case
     unreadable: bool = False  # nobody could look: what is or lies below it may well exist, so nothing may be forgotten
     line: int | None = None  # from 1, in a JSON Lines file
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextRecord:
-    """A document that comes as ready text."""
-
-    uri: str
-    text: str
-    line: int  # from 1
-    title: str = ""
-    media_type: str = "text/plain"
-    metadata: Mapping[str, Any]
-    acl: Sequence[str] | None = None  # principals; None = everyone
 
 
 def path_to_uri(path: Path) -> str:
@@ -72,199 +62,174 @@ def uri_to_path(uri: str) -> Path:
     return Path(path)
 
 
-def walk(root: Path) -> Iterator[SourceFile | Skipped]:
-    """The files below `root`, or `root` itself when it is a file, in the order of their names' bytes.
+def status_of(root: Path) -> os.stat_result:
+    """Raises InvalidInput when there is no such file or folder."""
+    try:
+        return os.stat(root)
+    except (OSError, ValueError) as error:  # a path with a zero byte is none at all
+        strerror = getattr(error, "strerror", None) or str(error)
+        reason = "there is no such file or folder" if isinstance(error, FileNotFoundError) else strerror
+        raise InvalidInput(f"{shown(root)}: {reason}; give the path of a document or folder", field="path") from error
 
-    Passed over and reported: hidden entries, linked folders, links that lead out, special files, temporary files,
-    what its name says is no document, and what cannot be read. Raises InvalidInput when there is no `root`.
+
+def walk(
+    root: Path, selection: Selection | None = None, *, only: Sequence[Path] = ()
+) -> Iterator[SourceFile | Skipped]:
+    """The files at or below `root` that are wanted, in the order of their names' bytes; with `only`, those at or below
+    these paths, each just as a walk over everything would find it.
+
+    Passed over and reported: what is not selected, hidden entries, sidecars, linked folders, links that lead out,
+    special files, temporary files, what its name says is no document, and what cannot be read. Raises InvalidInput when
+    there is no `root`, and for a selection that is none.
     """
+    rules = (selection or Selection()).rules()
+    status = status_of(root)
     top = Path(os.path.abspath(root))
-    try:
-        status = top.stat()
-    except OSError as error:
-        reason = "there is no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
-        raise InvalidInput(f"{_shown(root)}: {reason}; give the path of a document or folder", field="path") from error
     if not stat.S_ISDIR(status.st_mode):
-        yield _file(top, status)
+        yield _only_file(top, status, rules)
         return
-    inside = os.path.realpath(top)
-    pending: list[Iterator[os.DirEntry[str]]] = []
-    yield from _enter(top, pending)
-    while pending:
-        entry = next(pending[-1], None)
-        if entry is None:
-            pending.pop()
-            continue
-        found = _look(entry, inside)
-        if found is None:
-            yield from _enter(Path(entry.path), pending)
-        else:
-            yield found
+    yield from _Walk(top, [os.path.abspath(path) for path in only]).run(rules)
 
 
-def _enter(folder: Path, pending: list[Iterator[os.DirEntry[str]]]) -> Iterator[Skipped]:
-    """Push the folder's entries, sorted; report it when it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            pending.append(iter(sorted(entries, key=lambda entry: os.fsencode(entry.name))))
-    except OSError as error:
-        yield _unreadable(folder, error)
+def shown(path: Path) -> str:
+    """A path for a person: undecodable bytes are marked."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _look(entry: os.DirEntry[str], inside: str) -> SourceFile | Skipped | None:
-    """What an entry is; None for a folder to enter."""
-    path = Path(entry.path)
-    try:
-        if entry.name.startswith("."):
-            return Skipped(path=path, reason="is hidden")
-        if entry.is_symlink():
-            reason = _bad_link(entry, inside)
-            if reason is not None:
-                return Skipped(path=path, reason=reason)
-        elif entry.is_dir():
-            return None
-        what = not_a_document(entry.name)
-        return Skipped(path=path, reason=f"is {what}") if what else _file(path, entry.stat())
-    except OSError as error:
-        return _unreadable(path, error)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Folder:
+    """A folder that is being walked through."""
+
+    path: Path
+    entries: Iterator[os.DirEntry[str]]  # what is still to be looked at, in order
+    names: Collection[str]  # of everything in it
+    rules: Rules
+    says: Description | Unusable  # about everything below
 
 
-def _bad_link(entry: os.DirEntry[str], inside: str) -> str | None:
-    if entry.is_dir():
-        return "is a symbolic link to a folder"
-    target = os.path.realpath(entry.path)
-    if os.path.commonpath((inside, target)) != inside:
-        return "is a symbolic link that leads out of the folder"
-    return None if os.path.exists(target) else "is a broken symbolic link"
+class _Walk:
+    """One walk over a folder. Not recursive: folders may be nested more deeply than calls."""
+
+    def __init__(self, top: Path, only: Sequence[str]) -> None:
+        self._top, self._inside, self._only = str(top), os.path.realpath(top), only
+        self._open: list[_Folder] = []  # from the top to the one that is looked at
+
+    def run(self, rules: Rules) -> Iterator[SourceFile | Skipped]:
+        yield from self._enter(Path(self._top), rules, _above(Path(self._top)))
+        while self._open:
+            folder = self._open[-1]
+            entry = next(folder.entries, None)
+            if entry is None:
+                self._open.pop()
+                continue
+            found = self._look(folder, entry)
+            if found is None:
+                yield from self._enter(Path(entry.path), folder.rules, folder.says)
+            else:
+                yield found
+
+    def _enter(self, path: Path, rules: Rules, around: Description | Unusable) -> Iterator[Skipped]:
+        """Go into a folder; report it when it cannot be listed, or when nobody knows what it ignores."""
+        try:
+            with os.scandir(path) as listed:
+                entries = sorted(listed, key=lambda entry: os.fsencode(entry.name))
+            names = frozenset(entry.name for entry in entries)
+            if IGNORE_FILE in names:
+                prefix = relative(str(path), self._top) + "/" if str(path) != self._top else ""
+                rules = rules.below(prefix, path / IGNORE_FILE)
+        except OSError as error:
+            yield _unreadable(path, error)
+            return
+        except Unusable as error:
+            yield Skipped(path=path, reason=f"is left as it is: its {IGNORE_FILE} {error}", unreadable=True)
+            return
+        wanted = iter([entry for entry in entries if self._wanted(entry.path)])
+        self._open.append(_Folder(path=path, entries=wanted, names=names, rules=rules, says=_says(path, names, around)))
+
+    def _wanted(self, path: str) -> bool:
+        """Whether it is one of those that are looked for, lies below one, or leads to one."""
+        return not self._only or any(_at_or_below(path, one) or _at_or_below(one, path) for one in self._only)
+
+    def _look(self, folder: _Folder, entry: os.DirEntry[str]) -> SourceFile | Skipped | None:
+        """What an entry is; None for a folder to enter."""
+        path = Path(entry.path)
+        try:
+            if entry.name.startswith("."):
+                return Skipped(path=path, reason="is hidden")
+            is_folder = entry.is_dir(follow_symlinks=False)
+            reason = folder.rules.against(relative(entry.path, self._top), folder=is_folder)
+            if reason is None and entry.is_symlink():
+                reason = self._bad_link(entry)
+            if reason is None and is_folder:
+                return None
+            reason = reason or _no_document(entry.name, folder.names)
+            return Skipped(path=path, reason=reason) if reason else self._file(folder, entry, path)
+        except OSError as error:
+            return _unreadable(path, error)
+
+    def _bad_link(self, entry: os.DirEntry[str]) -> str | None:
+        if entry.is_dir():
+            return "is a symbolic link to a folder"
+        target = os.path.realpath(entry.path)
+        if os.path.commonpath((self._inside, target)) != self._inside:
+            return "is a symbolic link that leads out of the folder"
+        return None if os.path.exists(target) else "is a broken symbolic link"
+
+    def _file(self, folder: _Folder, entry: os.DirEntry[str], path: Path) -> SourceFile | Skipped:
+        beside = sidecars.sidecars_of(entry.name, folder.names)
+        return _file(path, entry.stat(), linked=entry.is_symlink(), beside=beside, around=folder.says)
 
 
-def _file(path: Path, status: os.stat_result) -> SourceFile | Skipped:
+def _only_file(path: Path, status: os.stat_result, rules: Rules) -> SourceFile | Skipped:
+    reason = rules.against(path.name, folder=False)
+    if reason is not None:
+        return Skipped(path=path, reason=reason)
+    beside = tuple(path.name + ending for ending in sidecars.SIDECAR_ENDINGS if os.path.lexists(f"{path}{ending}"))
+    return _file(path, status, linked=path.is_symlink(), beside=beside, around=_above(path))
+
+
+def _file(
+    path: Path, status: os.stat_result, *, linked: bool, beside: Sequence[str], around: Description | Unusable
+) -> SourceFile | Skipped:
     if not stat.S_ISREG(status.st_mode):
         return Skipped(path=path, reason="is not a regular file (a pipe, socket or device)")
     if not os.access(path, os.R_OK):
         return Skipped(path=path, reason="cannot be read: Permission denied", unreadable=True)
-    return SourceFile(path=path, uri=path_to_uri(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
+    uri = path_to_uri(path)
+    if len(uri) > MAX_URI_CHARACTERS:
+        return Skipped(path=path, reason="has a path that is too long to be stored; move it up", unreadable=True)
+    state = FileState.of(status)
+    return SourceFile(path=path, uri=uri, state=state, linked=linked, beside=beside, around=around)
+
+
+def _no_document(name: str, names: Collection[str]) -> str | None:
+    """What a file of this name is instead of a document, among these names; None when it may be one."""
+    document = sidecars.document_of(name)
+    if document is not None:
+        return "is a sidecar" if document in names else "is a sidecar of nothing"
+    what = not_a_document(name)
+    return f"is {what}" if what else None
+
+
+def _above(path: Path) -> Description | Unusable:
+    try:
+        return sidecars.folders_above_say(path)
+    except Unusable as error:
+        return error
+
+
+def _says(folder: Path, names: Collection[str], around: Description | Unusable) -> Description | Unusable:
+    if isinstance(around, Unusable):
+        return around
+    try:
+        return sidecars.folder_says(folder, names).within(around)
+    except Unusable as error:
+        return error
+
+
+def _at_or_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _unreadable(path: Path, error: OSError) -> Skipped:
     return Skipped(path=path, reason=f"cannot be read: {error.strerror or error}", unreadable=True)
-
-
-def _shown(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def read_jsonl(path: Path) -> Iterator[TextRecord | Skipped]:
-    """The documents of a JSON Lines file: objects with "text" and "uri" (or "id", or BEIR's "_id"), and perhaps
-    "title", "metadata", "media_type" and "acl".
-
-    Blank lines are ignored; a bad line is reported and the rest goes on. Raises InvalidInput when the file itself
-    cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    _skip_line(file, line)
-                    reason = f"is longer than {MAX_LINE_BYTES // 2**20} MB"
-                    yield Skipped(path=path, line=number, reason=reason)
-                elif line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield _record(path, number, line)
-    except OSError as error:
-        raise InvalidInput(f"{_shown(path)} cannot be read: {error.strerror or error}", field="path") from error
-
-
-def _skip_line(file: Any, line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE_BYTES)
-
-
-def _record(path: Path, number: int, line: bytes) -> TextRecord | Skipped:
-    try:
-        value = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
-        return _text_record(value, number)
-    except UnicodeDecodeError:
-        reason = "is not UTF-8"
-    except json.JSONDecodeError as error:
-        reason = f"is not JSON: {error.msg} at column {error.colno}"
-    except RecursionError:
-        reason = "is nested too deeply"
-    except ValueError as error:
-        reason = str(error)
-    return Skipped(path=path, line=number, reason=reason)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"holds {name}, which is not JSON; use null")
-
-
-def _text_record(value: Any, number: int) -> TextRecord:
-    """Raises ValueError with the reason, in words."""
-    if not isinstance(value, dict):
-        raise ValueError('is not a JSON object such as {"uri": "...", "text": "..."}')
-    title = _string(value, "title")
-    text = _string(value, "text", required=True)
-    text = text if text.strip() else title  # BEIR has passages that are a title only
-    if not text.strip():
-        raise ValueError('has an empty "text"')
-    return TextRecord(
-        uri=_uri(value),
-        text=text,
-        line=number,
-        title=title,
-        media_type=_string(value, "media_type") or "text/plain",
-        metadata=_metadata(value.get("metadata")),
-        acl=_acl(value.get("acl")),
-    )
-
-
-def _string(value: Mapping[str, Any], name: str, *, required: bool = False) -> str:
-    found = value.get(name)
-    if found is None and not required:
-        return ""
-    if not isinstance(found, str):
-        raise ValueError(f'has no "{name}"' if found is None else f'has a "{name}" that is not a string')
-    return clean(found)
-
-
-def _uri(value: Mapping[str, Any]) -> str:
-    for name in ("uri", "id", "_id"):
-        found = value.get(name)
-        if isinstance(found, int) and not isinstance(found, bool):
-            return str(found)
-        if isinstance(found, str) and found.strip() and clean(found) == found:
-            return found
-        if found is not None:
-            raise ValueError(f'has a "{name}" that is not a string of printable characters')
-    raise ValueError('has no "uri" or "id"')
-
-
-def _metadata(value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ValueError('has "metadata" that is not an object')
-    return {clean(name): _clean_json(entry) for name, entry in value.items()}
-
-
-def _clean_json(value: Any) -> Any:
-    """The value with storable strings: no control characters, no lone surrogates, no infinite numbers."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {clean(name): _clean_json(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_clean_json(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("holds a number that is too large")
-    return value
-
-
-def _acl(value: Any) -> Sequence[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(principal, str) and principal for principal in value):
-        raise ValueError('has an "acl" that is not a list of names')
-    return tuple(clean(principal) for principal in value)

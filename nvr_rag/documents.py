@@ -3,6 +3,7 @@ written here is only whether they can be found, when another index answers for t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +11,45 @@ from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select, 
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
+from nvr_rag.db.session import bytewise
 from nvr_rag.errors import NotFound
 from nvr_rag.storable import storable
-from nvr_rag.types import Document, DocumentState
+from nvr_rag.types import Document, DocumentState, ParsedText, TextFormat
+
+_PAGE = 1000
+_AFTER_SLASH = "0"  # the character that follows "/": every URI below a folder sorts between the two
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
     """What a sync needs to decide whether a source document has to be read again."""
 
+    uri: str
     document_id: str
-    sha256: str
-    parser: str
+    sha256: str  # of the newest version's source bytes; "" = there is none
+    parser: str  # likewise
     state: DocumentState
+    error: str | None  # why the last attempt failed
+    source: str  # where it was mirrored from
+    acl: Sequence[str] | None
 
 
-def known(connection: Connection, collection: str, root: str) -> dict[str, Known]:
-    """What was mirrored from under the URI `root`, by URI, deleted documents left out.
+def known(connection: Connection, collection: str, root: str) -> Iterator[Known]:
+    """What has a source and lies at or below the URI `root`, in no order and bounded memory, deleted documents left
+    out.
 
     Documents that somebody put by hand have no source, and do not belong to any root.
     """
     collection_id = collections.find(connection, collection)
-    folder = root.rstrip("/") + "/"
+    folder, uri = root.rstrip("/") + "/", bytewise(connection, t.Document.uri)
     statement = (
         select(
             t.Document.uri,
             t.Document.id,
             t.Document.state,
+            t.Document.error,
+            t.Document.source,
+            t.Document.acl,
             t.DocumentVersion.sha256,
             t.DocumentVersion.parser,
         )
@@ -44,16 +57,39 @@ def known(connection: Connection, collection: str, root: str) -> dict[str, Known
         .where(
             t.Document.collection_id == collection_id,
             t.Document.source != "",
-            or_(t.Document.uri == root, func.substr(t.Document.uri, 1, len(folder)) == folder),
+            or_(uri == root, and_(uri >= folder, uri < folder[:-1] + _AFTER_SLASH)),
             t.Document.state != DocumentState.DELETED,
         )
     )
-    return {
-        row.uri: Known(
-            document_id=row.id, sha256=row.sha256 or "", parser=row.parser or "", state=DocumentState(row.state)
-        )
-        for row in connection.execute(statement)
-    }
+    with connection.execute(statement, execution_options={"yield_per": _PAGE}) as rows:
+        for row in rows:
+            yield Known(
+                uri=row.uri,
+                document_id=row.id,
+                sha256=row.sha256 or "",
+                parser=row.parser or "",
+                state=DocumentState(row.state),
+                error=row.error,
+                source=row.source,
+                acl=row.acl,
+            )
+
+
+def parsed(connection: Connection, key: str) -> ParsedText:
+    """The newest version of a document as its parser left it. Raises NotFound when it has none."""
+    v = t.DocumentVersion
+    statement = select(*v.__table__.c).join(t.Document, newest_version()).where(t.Document.id == key)
+    row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise NotFound(f"the document {key} has no text")
+    return ParsedText(
+        text=row["text"],
+        format=TextFormat(row["text_format"]),
+        media_type=row["media_type"],
+        title=row["title"],
+        page_starts=row["page_starts"],
+        metadata=row["metadata"],
+    )
 
 
 def get(connection: Connection, collection: str, key: str) -> Document:
