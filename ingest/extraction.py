@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = f"xberg-{version('xberg')}"
 _MAX_TABLE_CELLS = 2_000_000
+_MAX_COMPRESSION = 500  # to one; tables that repeat themselves come to 200
 _MAX_NOTES = 8
 _NOTE_CHARACTERS = 300
 
@@ -123,7 +124,9 @@ def _config(limits: ParseLimits, page_marker: str | None, output_format: str) ->
         max_archive_depth=0,  # attachments are documents of their own
         extraction_timeout_secs=None,  # the sandbox keeps the time
         concurrency=xberg.ConcurrencyConfig(max_threads=1),
-        security_limits=xberg.SecurityLimits(max_table_cells=_MAX_TABLE_CELLS, max_pages=limits.pages),
+        security_limits=xberg.SecurityLimits(
+            max_table_cells=_MAX_TABLE_CELLS, max_pages=limits.pages, max_compression_ratio=_MAX_COMPRESSION
+        ),
         content_filter=xberg.ContentFilterConfig(include_footnotes=True),
         html_options=xberg.ConversionOptions(
             extract_metadata=False,
@@ -135,13 +138,17 @@ def _config(limits: ParseLimits, page_marker: str | None, output_format: str) ->
 
 
 def _failure(message: str) -> ParseFailed:
-    reason = " ".join(clean(re.sub(r"Parsing error:|xberg_native_pdf:", "", message)).split())[:_NOTE_CHARACTERS]
+    reason = " ".join(
+        clean(
+            re.sub(r"Parsing error:|xberg_native_pdf( text extraction failed)?:|Text extraction failed:", "", message)
+        ).split()
+    )[:_NOTE_CHARACTERS]
     if re.search(r"encrypted|password", reason, re.I):
         return ParseFailed(ENCRYPTED)
     pages = re.search(r"too many pages: (\d+) \(max: (\d+)\)", reason)
     if pages:
         return ParseFailed(f"has {int(pages[1]):,} pages, more than {int(pages[2]):,}; split it")
-    if re.search(r"security (limit|violation)|limit exceeded", reason, re.I):
+    if re.search(r"security (limit|violation)|limit exceeded|zip bomb", reason, re.I):
         return ParseFailed(f"is refused, it would unpack to too much: {reason}")
     return ParseFailed(f"is damaged, or not what its name says: {reason}")
 

@@ -18,7 +18,7 @@ def laid_out(text: str) -> str:
     if len(text) > _MOST or len(text) < _LINE * (text.count("\n") + 1):
         return text
     out: list[str] = []
-    depth = 0
+    depth, length = 0, 0
     for found in _TOKENS.finditer(text):
         part = found[0]
         if part in "]}":
@@ -31,6 +31,9 @@ def laid_out(text: str) -> str:
             out.append(_line(depth))
         elif part == ":":
             out.append(" ")
+        length += max(depth, 0) if part in "[{,]}" else 0
+        if length > 2 * len(text):
+            return text  # nested so deeply that most of it would be indentation
     return "".join(out) + "\n"
 
 

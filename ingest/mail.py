@@ -20,6 +20,7 @@ from nvr_rag.types import ParsedText, TextFormat
 _HEADERS = ("from", "to", "subject", "date", "message-id", "received", "cc", "mime-version", "content-type")
 _SHOWN = {"Subject": "subject", "From": "from", "To": "to", "Cc": "cc", "Date": "date"}
 _HEADER_CHARACTERS = 2_000
+_RAW_CHARACTERS = 10_000  # of a header as it is encoded; decoding more takes too long
 _ADDRESSES = 100
 _DEPTH = 30  # of parts within parts
 
@@ -104,24 +105,29 @@ def _forwarded(part: Message) -> str:
 
 
 def _header(mail: Message, name: str) -> str:
-    raw = mail.get(name)
-    if raw is None:
-        return ""
+    raw = str(mail.get(name, ""))[:_RAW_CHARACTERS]
     try:
         return _line(str(make_header(decode_header(raw))))
     except (LookupError, ValueError, email.errors.MessageError):  # an unknown or wrong encoding
-        return _line(str(raw))
+        return _line(raw)
 
 
 def _line(text: str) -> str:
     return " ".join(clean(text).split())[:_HEADER_CHARACTERS]
 
 
+def _addresses(header: str) -> list[tuple[str, str]]:
+    try:
+        return email.utils.getaddresses([header])
+    except RecursionError:  # brackets within brackets
+        return []
+
+
 def _metadata(mail: Message, headers: dict[str, str], attachments: list[str]) -> dict[str, Any]:
     def addresses(name: str) -> list[str]:
-        return [address for _, address in email.utils.getaddresses([headers[name]]) if address][:_ADDRESSES]
+        return [address for _, address in _addresses(headers[name]) if address][:_ADDRESSES]
 
-    sender, address = email.utils.parseaddr(headers["From"])
+    sender, address = next(iter(_addresses(headers["From"])), ("", ""))
     found = {
         "authors": [sender] if sender else [],
         "created_at": iso_date(headers["Date"]),

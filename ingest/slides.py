@@ -18,7 +18,7 @@ from ingest.limits import ParseLimits
 from ingest.texts import clean, markdown_row
 from nvr_rag.errors import ParseFailed
 
-_UNPACKED_BYTES = 200 * 2**20
+_UNPACKED_BYTES = 100 * 2**20
 _REPEATED = 100  # columns that one cell may stand for
 _NAMES = {
     "urn:oasis:names:tc:opendocument:xmlns:drawing:1.0": "draw",
