@@ -4,14 +4,21 @@ One round: cut what is new, encode what is new, upsert, flush, *then* advance `a
 stale and advance `purged_seq`. Every step may be repeated: upserts are idempotent, and a point whose hashes match is
 left alone, so a round that died half-way costs only what it had not finished. A round ends at a change, after so many
 changes or so much text, whichever comes first, so that what waits behind it need not wait long.
+
+Within a round, groups of chunks overlap: while one is encoded, a second thread stores the one before it, and cuts,
+reads and looks up the next. No group is stored before its chunks are in the log for good, and the round goes on to its
+flush only when all of them are stored.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
 from typing import Any, TypeVar
 
@@ -26,13 +33,16 @@ from nvr_rag.documents import serving_chunking
 from nvr_rag.errors import ChunkingMismatch
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.storable import storable
+from nvr_rag.stores.base import Vector
 from nvr_rag.types import ChunkDraft
-from nvr_rag.upkeep import pace
+from nvr_rag.upkeep import pace, writing
+from nvr_rag.upkeep.aside import Aside
 from nvr_rag.upkeep.pace import Pace
-from nvr_rag.upkeep.writing import Work, collection_of, write_group
+from nvr_rag.upkeep.writing import Group, Work, collection_of, write_group
 
 CHANGES_A_ROUND = 128
 CHARACTERS_A_ROUND = 500_000  # about 500 chunks; a single longer document is a round
+CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is written
 CHUNKS_A_GROUP = 256
 CHUNKS_A_TURN = 256  # of an index that must not keep others waiting
 TELL_SECONDS = 1.0  # between two words on how a build goes, within a round
@@ -93,21 +103,23 @@ def apply_round(
     With a `budget` it ends once so many chunks are written, in the middle of a long document if need be: then nothing
     is advanced, and the next round passes over what is there already.
     """
-    found = _next_round(database, index)
+    with work.timed("database"):
+        found = _next_round(database, index)
     if found is None:
         return False
-    cut_new(database, index, found.versions, chunker)
+    job = _Job(database=database, index=index, chunker=chunker, round=found, work=work)
     clock, before = _Clock(database, found, work, report), work.written
-    for group in grouped(_chunks(database, found.versions, found.info.chunking_id), CHUNKS_A_GROUP):
-        write_group(database, index, group, work)
-        ends = budget is not None and work.written - before >= budget
-        clock.tell(surely=ends)
-        if stop and stop.is_set():
-            return False
-        if ends:
-            return True
-    index.points.flush()
-    with database.write() as connection:
+    with closing(_overlapping(job) if budget is None else _in_turn(job)) as groups:
+        for _ in groups:
+            ends = budget is not None and work.written - before >= budget
+            clock.tell(surely=ends)
+            if stop and stop.is_set():
+                return False
+            if ends:
+                return True
+    with work.timed("flush"):
+        index.points.flush()
+    with work.timed("database"), database.write() as connection:
         applied = (found.info.applied_seq, found.upto)
         indexes.advance(connection, found.info.id, applied=applied, progress=clock.ended())
     return True
@@ -121,6 +133,80 @@ class _Round:
     upto: int  # number of the last of them
     head: int  # of the log
     versions: Sequence[Version]
+    lengths: Mapping[int, int]  # characters, by version id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """A round, and with what it is done."""
+
+    database: Database
+    index: LiveIndex
+    chunker: Chunker
+    round: _Round
+    work: Work
+
+    def groups(self) -> Generator[list[PlacedChunk]]:
+        """The chunks of the round, cut where they were not; in order, so many at a time."""
+        return grouped(self._chunks(), CHUNKS_A_GROUP)
+
+    def _chunks(self) -> Iterator[PlacedChunk]:
+        chunking_id = self.round.info.chunking_id
+        for versions in _portions(self.round.versions, self.round.lengths):
+            with self.work.timed("cut"):
+                cut_new(self.database, self.index, versions, self.chunker)
+            for version in versions:
+                with self.database.read() as connection:
+                    yield from chunks.chunks_of(connection, version, chunking_id)
+
+
+def _portions(versions: Sequence[Version], lengths: Mapping[int, int]) -> Iterator[list[Version]]:
+    """The versions in order, so many at a time that a portion has text enough to be worth a durable transaction."""
+    portion: list[Version] = []
+    held = 0
+    for version in versions:
+        portion.append(version)
+        held += lengths[version.id]
+        if held >= CHARACTERS_A_CUT:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
+
+
+def _in_turn(job: _Job) -> Generator[None]:
+    """Write one group after another, and say so after each: for turns that are to end after so many chunks."""
+    for group in job.groups():
+        write_group(job.database, job.index, group, job.work)
+        yield
+
+
+def _overlapping(job: _Job) -> Generator[None]:
+    """The same while others are looked up and stored. At most three groups are in memory."""
+    groups = job.groups()
+    stored: Future[None] | None = None
+    before: Mapping[str, Vector] = {}
+    with closing(groups), Aside("indexing") as aside:
+        coming = aside.do(partial(_next_group, job, groups))
+        while group := coming.result():
+            coming = aside.do(partial(_next_group, job, groups))
+            writing.encode(job.index, group, job.work, before)
+            before = group.vectors
+            last, stored = stored, aside.do(partial(writing.store, job.index, group, job.work))
+            if last is not None:
+                last.result()
+                yield
+        if stored is not None:
+            stored.result()
+            yield
+
+
+def _next_group(job: _Job, groups: Iterator[list[PlacedChunk]]) -> Group | None:
+    begun, cut = time.perf_counter(), job.work.seconds["cut"]
+    group = next(groups, None)
+    cut = job.work.seconds["cut"] - cut  # a part of the group may have had to be cut first
+    job.work.spend("database", time.perf_counter() - begun - cut)
+    return None if group is None else writing.look_up(job.database, job.index, group, job.work)
 
 
 def _next_round(database: Database, index: LiveIndex) -> _Round | None:
@@ -130,12 +216,16 @@ def _next_round(database: Database, index: LiveIndex) -> _Round | None:
         collection_id, since = collection_of(info), info.applied_seq
         document_ids, upto = corpus.changed_since(connection, collection_id, since, CHANGES_A_ROUND)
         versions = chunks.versions_at(connection, document_ids, upto)
-        end = _end(chunks.characters(connection, versions), versions, upto)
+        lengths = chunks.characters(connection, versions)
+        end = _end(lengths, versions, upto)
         if end < upto:
             document_ids, upto = corpus.changed_since(connection, collection_id, since, CHANGES_A_ROUND, until=end)
             versions = chunks.versions_at(connection, document_ids, upto)
+            lengths = chunks.characters(connection, versions)
         head = head_seq(connection, collection_id)
-    return _Round(info=info, upto=upto, head=head, versions=versions) if upto > since else None
+    if upto <= since:
+        return None
+    return _Round(info=info, upto=upto, head=head, versions=versions, lengths=lengths)
 
 
 def _end(lengths: Mapping[int, int], versions: Sequence[Version], upto: int) -> int:
@@ -195,8 +285,10 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
         )
     if stale:
         index.hold()
-        index.points.delete(stale)
-        index.points.flush()
+        with work.timed("upsert"):
+            index.points.delete(stale)
+        with work.timed("flush"):
+            index.points.flush()
         work.deleted += len(stale)
     with database.write() as connection:
         indexes.set_purged(connection, info.id, upto)
@@ -233,14 +325,8 @@ def _serves(connection: Connection, index: LiveIndex) -> bool:
     return bool(connection.scalar(select(serving_chunking(collection_id))) == index.info.chunking_id)
 
 
-def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def grouped(items: Iterable[Item], size: int) -> Generator[list[Item]]:
     """Lists of `size` items; the last may be shorter."""
     iterator = iter(items)
     while group := list(islice(iterator, size)):
         yield group
-
-
-def _chunks(database: Database, versions: Sequence[Version], chunking_id: int) -> Iterator[PlacedChunk]:
-    for version in versions:
-        with database.read() as connection:
-            yield from chunks.chunks_of(connection, version, chunking_id)

@@ -1,14 +1,16 @@
 """Points as they should be: chunks enter, and the index has exactly their points when it is over.
 
 What is there and right is left alone; a vector that is known for an equal input, here or in another index of the same
-encoder, is taken over, and only what is left is encoded. Knows no log and no rounds.
+encoder, is taken over, and only what is left is encoded. Three steps for each group of chunks, so that one group can be
+looked up and another one stored while a third is encoded. Knows no log and no rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.stores.base import Point, StoredPoint, Vector
 
+_NONE: Mapping[str, Vector] = {}
+STAGES = ("database", "cut", "compare", "encode", "lexical", "upsert", "flush")  # they overlap: their sum is no time
+
 
 @dataclass(kw_only=True, slots=True)
 class Work:
@@ -31,6 +36,7 @@ class Work:
     repainted: int = 0  # payloads replaced, vectors kept
     kept: int = 0  # already as they should be
     deleted: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0), compare=False)  # by stage
 
     @property
     def chunks(self) -> int:
@@ -44,6 +50,21 @@ class Work:
         """Count another piece of work as well."""
         for name in ("encoded", "reused", "repainted", "kept", "deleted"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for stage, seconds in other.seconds.items():
+            self.spend(stage, seconds)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Count seconds to a stage."""
+        self.seconds[stage] += seconds
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time that the block takes, also when it fails."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spend(stage, time.perf_counter() - begun)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,35 +95,72 @@ def want(index: LiveIndex, chunk: PlacedChunk) -> Wanted:
     )
 
 
+@dataclass(kw_only=True, slots=True)
+class Group:
+    """Points on their way into an index."""
+
+    wanted: Sequence[Wanted]
+    new: Sequence[Wanted]  # those that the index has not, or with another vector
+    repaint: Mapping[str, dict[str, Any]]  # payloads by id of those that it has with another payload
+    vectors: dict[str, Vector]  # by input hash, as far as they are known
+    encoded: int = 0  # of these vectors, made for this group
+
+
 def write_group(database: Database, index: LiveIndex, group: Sequence[PlacedChunk], work: Work) -> None:
     """Make the points of these chunks what they should be, encoding only inputs that the index has not seen."""
-    wanted = [want(index, chunk) for chunk in group]
-    stored = index.points.get([item.id for item in wanted])
-    new = [item for item in wanted if _differs(stored.get(item.id), item.input_hash)]
-    repaint = {
-        item.id: _payload(item)
-        for item in wanted
-        if not _differs(stored.get(item.id), item.input_hash) and stored[item.id].payload_hash != item.payload_hash
-    }
-    if repaint:
+    found = look_up(database, index, group, work)
+    encode(index, found, work)
+    store(index, found, work)
+
+
+def look_up(database: Database, index: LiveIndex, group: Sequence[PlacedChunk], work: Work) -> Group:
+    """What the points of these chunks should be, and which vectors there are for them already; writes nothing."""
+    with work.timed("compare"):
+        wanted = [want(index, chunk) for chunk in group]
+        stored = index.points.get([item.id for item in wanted])
+        new = [item for item in wanted if _differs(stored.get(item.id), item.input_hash)]
+        repaint = {
+            item.id: _payload(item)
+            for item in wanted
+            if not _differs(stored.get(item.id), item.input_hash) and stored[item.id].payload_hash != item.payload_hash
+        }
+        return Group(wanted=wanted, new=new, repaint=repaint, vectors=_vectors(database, index, new))
+
+
+def encode(index: LiveIndex, group: Group, work: Work, before: Mapping[str, Vector] = _NONE) -> None:
+    """Make the vectors that a group lacks, once for equal inputs; `before` are those of groups that were not stored yet
+    when this one was looked up."""
+    missing = {item.input_hash: item.text for item in group.new if item.input_hash not in group.vectors}
+    for key in before.keys() & missing.keys():
+        group.vectors[key] = before[key]
+        del missing[key]
+    if missing:
+        with work.timed("encode"):
+            vectors = index.encoder.encode_documents(list(missing.values()))
+        group.vectors.update(zip(missing, vectors, strict=True))
+    group.encoded = len(missing)
+
+
+def store(index: LiveIndex, group: Group, work: Work) -> None:
+    """Write what differs into the index. Doing it again is fine."""
+    if group.repaint:
         index.hold()
-        index.points.set_payload(repaint)
-    vectors = _vectors(database, index, new, work)
-    if new:
+        with work.timed("upsert"):
+            index.points.set_payload(group.repaint)
+    if group.new:
+        with work.timed("lexical"):
+            points = [_point(index, item, group.vectors[item.input_hash]) for item in group.new]
         index.hold()
-        index.points.upsert(
-            [
-                Point(
-                    id=item.id,
-                    dense=vectors[item.input_hash],
-                    lexical=index.lexical.encode_document(item.text),
-                    payload=_payload(item),
-                )
-                for item in new
-            ]
-        )
-    work.repainted += len(repaint)
-    work.kept += len(wanted) - len(new) - len(repaint)
+        with work.timed("upsert"):
+            index.points.upsert(points)
+    work.encoded += group.encoded
+    work.reused += len(group.new) - group.encoded
+    work.repainted += len(group.repaint)
+    work.kept += len(group.wanted) - len(group.new) - len(group.repaint)
+
+
+def _point(index: LiveIndex, item: Wanted, dense: Vector) -> Point:
+    return Point(id=item.id, dense=dense, lexical=index.lexical.encode_document(item.text), payload=_payload(item))
 
 
 def collection_of(info: indexes.IndexInfo) -> int:
@@ -120,18 +178,11 @@ def _payload(item: Wanted) -> dict[str, Any]:
     return {**item.payload, "input_hash": item.input_hash, "payload_hash": item.payload_hash}
 
 
-def _vectors(database: Database, index: LiveIndex, new: Sequence[Wanted], work: Work) -> dict[str, Vector]:
-    """A dense vector for every input hash: found under an equal text elsewhere in the index, or encoded, once each."""
+def _vectors(database: Database, index: LiveIndex, new: Sequence[Wanted]) -> dict[str, Vector]:
+    """Vectors by input hash that need not be made: under an equal text elsewhere, in this index or in another one."""
     found = _copied(index, new)
     rest = [item for item in new if item.input_hash not in found]
-    found |= _known_vectors(database, index, rest) if rest else {}
-    texts = {item.input_hash: item.text for item in new if item.input_hash not in found}
-    if texts:
-        encoded = index.encoder.encode_documents(list(texts.values()))
-        found.update(zip(texts, encoded, strict=True))
-    work.encoded += len(texts)
-    work.reused += len(new) - len(texts)
-    return found
+    return found | (_known_vectors(database, index, rest) if rest else {})
 
 
 def _copied(index: LiveIndex, new: Sequence[Wanted]) -> dict[str, Vector]:

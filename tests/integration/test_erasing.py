@@ -24,7 +24,7 @@ from nvr_rag.removal.erasure import Erasure
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import Crash, Fault, FaultyStore, MemoryStore
 from nvr_rag.types import Feedback, FeedbackKind, Query
-from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep import indexing, verification, writing
 from tests.support import House, document, paragraphs
 from training.judgments import holdout_queries, training_queries
 
@@ -176,14 +176,14 @@ def test_an_index_that_lags_gets_to_the_head_without_it(furnished: House) -> Non
 def test_a_round_that_was_under_way_brings_nothing_back(furnished: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The document is erased while its chunks are in memory, on their way into the index."""
     furnished.put(document(SECRET, f"fourth {WORD}"))
-    real, records = indexing.write_group, []
+    real, records = writing.store, []
 
     def erased_meanwhile(*args: Any) -> None:
-        monkeypatch.setattr(indexing, "write_group", real)
+        monkeypatch.setattr(writing, "store", real)
         records.extend(erase(furnished, SECRET))
         real(*args)
 
-    monkeypatch.setattr(indexing, "write_group", erased_meanwhile)
+    monkeypatch.setattr(writing, "store", erased_meanwhile)
     try:
         furnished.catch_up()
     except NotFound:
