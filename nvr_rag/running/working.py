@@ -203,6 +203,10 @@ class JobLoop:
         self._thread = threading.Thread(target=self._run, args=(workspace,), name=self._name, daemon=True)
         self._thread.start()
 
+    def tell_to_stop(self) -> None:
+        """Let the job at hand begin to come to its end."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Have the job at hand put back, or finished."""
         self._stop.set()
