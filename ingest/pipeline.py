@@ -29,9 +29,10 @@ from ingest.records import TextRecord, read_jsonl
 from ingest.report import Failure, IngestOptions, IngestReport, Stand, Watcher
 from ingest.settling import Settling
 from ingest.sidecars import SIDECAR_ENDINGS
-from ingest.sight import FOREIGN, Sight, below, mirrored
-from ingest.sources import Skipped, SourceFile, path_to_uri, shown, status_of, walk
+from ingest.sight import Sight, below, mirrored
+from ingest.sources import Skipped, path_to_uri, shown, status_of, walk
 from ingest.stamps import Stamps
+from ingest.stopping import Either
 from nvr_rag import collections, corpus, documents
 from nvr_rag.corpus import Outcome
 from nvr_rag.documents import Known
@@ -49,6 +50,7 @@ _BATCH_DOCUMENTS = 64
 _BATCH_CHARACTERS = 4_000_000
 _BATCH_SECONDS = 1.0  # a slow source is committed, and so indexed, at least this often
 _DELETED_AT_ONCE = 500
+_FILE_OF_ANOTHER = "has the uri of a file that is a document of another source"
 PATIENCE_SECONDS = 120.0  # for which a database that is away is waited for
 
 Item = TypeVar("Item")
@@ -74,7 +76,7 @@ def ingest(
     check_paths(paths)
     options.selection.rules()
     collection_id = _collection(workspace, collection)
-    run = _Run(workspace, (collection_id, collection), options, watcher or Watcher(), stop or threading.Event())
+    run = _Run(workspace, (collection_id, collection), options, watcher or Watcher(), Either(stop))
     run.allow_empty = allow_empty
     started = time.perf_counter()
     settling = Settling(workspace, collection_id, run.stop, run.indexed)
@@ -167,10 +169,10 @@ class _Run:
 
     def take(self, path: Path) -> None:
         """Everything at one path."""
-        if is_feed(path):
-            self._store(self._records(path))
-        else:
+        if not is_feed(path):
             self._mirror(path)
+        elif not self.options.only or path in self.options.only:
+            self._store(self._records(path))
 
     def forget(self) -> None:
         """Delete what has gone."""
@@ -217,7 +219,8 @@ class _Run:
         settings, database = self.workspace.settings.ingest, self.workspace.database
         with Reader(settings, database, stamps, self.options, self.stop, root=root) as reader:
             try:
-                self._store(reader.read(self._files(sight), path_to_uri(root)))
+                walked = self._timed(walk(root, self.options.selection, only=self.options.only))
+                self._store(reader.read(sight.files(walked, self.report), path_to_uri(root)))
             finally:
                 self.report.spend("parse", reader.busy_seconds)
 
@@ -225,20 +228,6 @@ class _Run:
         with self.workspace.database.read() as connection:
             for spot in spots:
                 yield from documents.known(connection, self.collection, path_to_uri(spot))
-
-    def _files(self, sight: Sight) -> Iterator[tuple[SourceFile, Known | None]]:
-        for entry in self._timed(walk(sight.root, self.options.selection, only=self.options.only)):
-            if isinstance(entry, SourceFile):
-                known = sight.see(entry)
-                if known is None or mirrored(known):
-                    yield entry, known
-                else:
-                    self.report.skip(FOREIGN)
-            elif entry.unreadable:
-                sight.blind.append(path_to_uri(entry.path))
-                self._fail(path_to_uri(entry.path), entry.reason)
-            else:
-                self.report.skip(entry.reason)
 
     def _timed(self, entries: Iterator[Item]) -> Iterator[Item]:
         while True:
@@ -262,11 +251,11 @@ class _Run:
         source = path_to_uri(path)
         for record in read_jsonl(path):
             if isinstance(record, Skipped):
-                self._fail(f"{source}#L{record.line}", record.reason)
+                self.report.fail(f"{source}#L{record.line}", record.reason)
             elif record.uri.startswith("file:") and self._is_file(record.uri):
-                self._fail(f"{source}#L{record.line}", "has the uri of a file that is a document of another source")
+                self.report.fail(f"{source}#L{record.line}", _FILE_OF_ANOTHER)
             else:
-                yield Read(uri=record.uri, document=_ready_text(record, source), source=source)
+                yield Read(uri=record.uri, document=ready_text(record, source), source=source)
 
     def _is_file(self, uri: str) -> bool:
         with self.workspace.database.read() as connection:
@@ -294,7 +283,9 @@ class _Run:
         for outcome in outcomes:
             setattr(self.report, outcome, getattr(self.report, outcome) + 1)
         self.report.restricted += sum(1 for read in changes if read.document and read.document.acl is not None)
-        self.report.failed += [Failure(uri=read.uri, reason=read.failure) for read in changes if read.failure]
+        for read in changes:
+            if read.failure:
+                self.report.fail(read.uri, read.failure)
         self.report.unchanged += len(batch) - len(changes)
         self.watcher.documents(self.report.seen)
         self._tell()
@@ -316,10 +307,6 @@ class _Run:
                     raise
                 self.stop.wait(patience.failed(error))
 
-    def _fail(self, uri: str, reason: str) -> None:
-        """Report what is not a document of the collection: a line, a folder, a file that may not be read."""
-        self.report.failed.append(Failure(uri=uri, reason=reason))
-
 
 def _put(collection: str, reads: Sequence[Read], connection: Connection) -> list[Outcome]:
     puts = corpus.put(connection, collection, [read.document for read in reads if read.document])
@@ -333,7 +320,8 @@ def _delete(collection: str, ids: Sequence[str], connection: Connection) -> list
     return corpus.delete_documents(connection, collection, ids)
 
 
-def _ready_text(record: TextRecord, source: str) -> NewDocument:
+def ready_text(record: TextRecord, source: str) -> NewDocument:
+    """The document that a record is."""
     parsed = ParsedText(
         text=record.text,
         format=text_format_of(record.media_type),

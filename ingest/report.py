@@ -33,7 +33,23 @@ class Failure:
 
 
 @dataclass(kw_only=True, slots=True)
-class IngestReport:
+class _Findings:
+    """What is told of what did not become a document."""
+
+    failed: list[Failure] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)  # by reason
+
+    def skip(self, reason: str) -> None:
+        """Something was passed over."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+    def fail(self, uri: str, reason: str) -> None:
+        """Something could not be read."""
+        self.failed.append(Failure(uri=uri, reason=reason))
+
+
+@dataclass(kw_only=True, slots=True)
+class IngestReport(_Findings):
     """What a run did, counted in documents."""
 
     added: int = 0
@@ -41,8 +57,6 @@ class IngestReport:
     unchanged: int = 0
     deleted: int = 0
     restricted: int = 0  # of those added and updated: only for some principals
-    failed: list[Failure] = field(default_factory=list)
-    skipped: dict[str, int] = field(default_factory=dict)  # by reason
     work: Work = field(default_factory=Work)  # in chunks; what another process indexed is not counted
     # read: until all was committed; total; walk, parse, commit: spent on that, side by side with the other stages
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,23 +66,19 @@ class IngestReport:
     def seen(self) -> int:
         return self.added + self.updated + self.unchanged + len(self.failed)
 
-    def skip(self, reason: str) -> None:
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
-
     def spend(self, stage: str, seconds: float) -> None:
+        """Count seconds to a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 @dataclass(kw_only=True, slots=True)
-class Plan:
-    """What a run would do, by URI in the order of the walk; nothing of it is done."""
+class Plan(_Findings):
+    """What a run would do, by URI in the order of the walk, as far as can be told without parsing; nothing is done."""
 
     add: list[str] = field(default_factory=list)
     update: list[str] = field(default_factory=list)  # what is stored differs, or could not be read the last time
     delete: list[str] = field(default_factory=list)
-    failed: list[Failure] = field(default_factory=list)  # as far as can be told without parsing
     unchanged: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)  # by reason
     refused: list[str] = field(default_factory=list)  # why the run would end without deleting anything
 
     @property

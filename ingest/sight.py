@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ingest.ledger import Ledger
-from ingest.sources import SourceFile, path_to_uri, shown, status_of, uri_to_path
+from ingest.report import IngestReport, Plan
+from ingest.sources import Skipped, SourceFile, path_to_uri, shown, status_of, uri_to_path
 from nvr_rag.documents import Known
 from nvr_rag.errors import Conflict, InvalidInput
 
@@ -27,18 +28,31 @@ class Sight:
         self.root, self._uri, self._ledger, self._whole = root, path_to_uri(root), ledger, whole
         self._identity = _identity(root)
         self._seen = 0
-        self.blind: list[str] = []  # URIs of what could not be looked at: nothing below them may be taken for gone
+        self._blind: list[str] = []  # URIs of what could not be looked at: nothing below them may be taken for gone
 
-    def see(self, file: SourceFile) -> Known | None:
-        """A file is there and wanted; what is stored of it."""
-        self._seen += 1
-        return self._ledger.see(file.uri)
+    def files(
+        self, entries: Iterable[SourceFile | Skipped], found: IngestReport | Plan
+    ) -> Iterator[tuple[SourceFile, Known | None]]:
+        """The files of a walk, with what is stored of them; what is passed over or cannot be looked at is reported."""
+        for entry in entries:
+            if isinstance(entry, SourceFile):
+                self._seen += 1
+                known = self._ledger.see(entry.uri)
+                if known is None or mirrored(known):
+                    yield entry, known
+                else:
+                    found.skip(FOREIGN)
+            elif entry.unreadable:
+                self._blind.append(path_to_uri(entry.path))
+                found.fail(path_to_uri(entry.path), entry.reason)
+            else:
+                found.skip(entry.reason)
 
     def missing(self) -> Iterator[Known]:
         """The documents to be deleted: those that have gone, and those of this source that are not wanted."""
         for known in self._ledger.unseen():
             own = known.source == self._uri
-            if mirrored(known) and not below(known.uri, self.blind) and (own or not _exists(known.uri)):
+            if mirrored(known) and not below(known.uri, self._blind) and (own or not _exists(known.uri)):
                 yield known
 
     def refusal(self, count: int) -> Conflict | None:
@@ -52,7 +66,7 @@ class Sight:
             same = False
         if not same:
             return Conflict(f"{there} went away while it was read; nothing was deleted. Is it mounted? Try again")
-        if self.blind or not self._is_bare():
+        if self._blind or not self._is_bare():
             return None
         return Conflict(
             f"{there} holds no documents any more, but {count} of them are stored; if they are to be deleted, "

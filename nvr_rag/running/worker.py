@@ -7,17 +7,15 @@ goes back for others. It knows no kind of work: those are the services that inst
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from nvr_rag.errors import ConfigurationError, InvalidInput
 from nvr_rag.running import processes
 from nvr_rag.running.presence import Presence
 from nvr_rag.running.services import Service, installed
+from nvr_rag.running.signals import stopped_by_signals
 from nvr_rag.settings import Settings
 from nvr_rag.workspace import Workspace
 
@@ -39,7 +37,7 @@ def run_worker(
     that nobody offers, ConfigurationError where a package is missing, and what opening a workspace raises.
     """
     services = chosen(installed(), kinds)
-    with Workspace(settings) as workspace, _stopped_by_signals() as stop:
+    with Workspace(settings) as workspace, stopped_by_signals() as stop:
         work(workspace, services, stop, on_ready=on_ready, on_stop=on_stop)
 
 
@@ -99,24 +97,3 @@ def _watch(services: Sequence[Service], stop: threading.Event) -> None:
             if problem != said.get(service.name):
                 log.warning("%s: %s", service.name, problem or "is well again")
             said[service.name] = problem
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set. Threads other than the main one cannot catch signals."""
-    stop = threading.Event()
-
-    def heard(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # leases run out, and child processes end with their stdin
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
