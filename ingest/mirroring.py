@@ -28,16 +28,16 @@ _LOOKED = "not_here"  # in the progress: host -> why it cannot
 
 
 def mirror(task: Task) -> dict[str, Any]:
-    """Mirror a path: {"collection", "collection_id", "source", "include", "exclude", "allow_empty"}."""
+    """Mirror a path: {"collection", "made", "source", "include", "exclude", "allow_empty"}."""
     payload = task.job.payload
     try:
-        collection, collection_id = str(payload["collection"]), int(payload["collection_id"])
+        collection, made = str(payload["collection"]), str(payload["made"])
         source, allow_empty = str(payload["source"]), bool(payload.get("allow_empty"))
         selection = selection_of(payload)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"job {task.job.id} was made by another release ({error!r}); ask again") from error
     path = _seen(task, source)
-    _check_collection(task.workspace, collection, collection_id)
+    _check_collection(task.workspace, collection, made)
     report = ingest(
         task.workspace,
         [path],
@@ -102,10 +102,10 @@ def _hosts(workspace: Workspace) -> set[str]:
     return {one.host for one in processes.taking(workspace.database, KIND)}
 
 
-def _check_collection(workspace: Workspace, name: str, collection_id: int) -> None:
+def _check_collection(workspace: Workspace, name: str, made: str) -> None:
     """Raise NotFound unless it is the collection that was there when the job was asked for."""
     with workspace.database.read() as connection:
-        if collections.find(connection, name) != collection_id:
+        if collections.info(connection, name).created_at.isoformat() != made:
             raise NotFound(f"the collection {name!r} was deleted and made anew; ask again for what it is to hold")
 
 

@@ -39,7 +39,8 @@ def ingest(body: IngestRequest, parts: PartsOf, response: Response, key: Key = N
         asked = {"ingest": {**payload, "collection": body.collection}}
         known = idempotency.begin(connection, key, ids.sha256_json(asked)) if key else None
         if known is None:
-            payload["collection_id"] = collections.find(connection, body.collection)
+            # Its id alone would not tell it from another one that is made under its name.
+            payload["made"] = collections.info(connection, body.collection).created_at.isoformat()
             job_id = jobs.add_alone(connection, KIND, body.collection, payload)
         else:
             job_id = int(known["job"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +19,8 @@ app = typer.Typer(help="List, show, cancel and try again what runs in the backgr
 
 MAX_ID = 2**31 - 1  # what every engine's integer column can hold
 Number = Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="The job; nvr-rag jobs list shows it.")]
+_PACE = ("documents_per_second", "chunks_per_second", "seconds_left")  # of a progress
+_COUNTED = ("added", "updated", "unchanged", "deleted", "failed")  # in the result of a folder
 _COLUMNS = ("id", "kind", "collection", "status", "attempts", "created (UTC)", "now")
 
 
@@ -65,6 +67,8 @@ def show(number: Number, as_json: common.AsJson = False) -> None:
         output.say(
             f"  attempt {failure.get('attempt')}, {failure.get('at')}: {output.one_line(str(failure.get('error')))}"
         )
+    for words in _failed(job.result):
+        output.say(f"  failed: {output.one_line(words)}")
 
 
 @app.command("cancel")
@@ -111,15 +115,24 @@ def _status(state: str | None) -> Status | None:
 
 def _row(job: Job) -> list[Any]:
     own = [job.id, job.kind, job.collection, job.status, job.attempts, common.moment(job.created_at)]
-    return [*own, job.error or _wait(job) or progress_in_words(job.progress)]
+    now = job.error or _wait(job) or report_in_words(job.result) or progress_in_words(job.progress)
+    return [*own, ", ".join(part for part in (_source(job), now) if part)]
+
+
+def _source(job: Job) -> str:
+    """The folder that a job is about; uploads have none that people know."""
+    source = job.payload.get("source")
+    return source if isinstance(source, str) and source.startswith("/") else ""
 
 
 def _wait(job: Job) -> str | None:
     if job.lapsed:
         return "its worker has died, or cannot reach the database; another one takes it over"
-    if job.state != "queued" or job.due_at is None:
+    if job.state != "queued" or (job.due_at is None and not job.failures):
         return None
     why = f": {job.failures[-1].get('error')}" if job.failures else ""
+    if job.due_at is None:
+        return f"put back{why}"
     return f"not before {common.moment(job.due_at)} UTC{why}"
 
 
@@ -129,10 +142,45 @@ def progress_in_words(progress: Mapping[str, Any]) -> str:
     done, total, words = (progress.get(name) for name in ("done", "total", "words"))
     at = f"{number}/{steps} {step}" if step and number and steps else str(step or "")
     count = "" if not done and not total else f"{_count(done)} of {_count(total)}" if total else _count(done)
-    known = ("step", "number", "steps", "done", "total", "words")
+    known = ("step", "number", "steps", "done", "total", "words", *_PACE)
     others = (f"{name.replace('_', ' ')} {_count(value)}" for name, value in progress.items() if name not in known)
     counted = " ".join(part for part in (count, str(words or "")) if part)
-    return ", ".join(part for part in (at, counted, *others) if part)
+    return ", ".join(part for part in (at, counted, *others, *_pace_in_words(progress)) if part)
+
+
+def _pace_in_words(progress: Mapping[str, Any]) -> Iterator[str]:
+    """How fast it goes, and how long it will take."""
+    for name in _PACE[:-1]:
+        if isinstance(progress.get(name), (int, float)):
+            yield f"{progress[name]:,} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+    left = progress.get("seconds_left")
+    if isinstance(left, (int, float)):
+        yield f"{left:.0f} s left" if left < 100 else f"{left / 60:,.0f} min left"
+
+
+def report_in_words(result: Mapping[str, Any] | None) -> str:
+    """What came of documents, where a result counts them; "" for any other."""
+    if not isinstance(result, Mapping):
+        return ""
+    if isinstance(result.get("documents"), list):  # of an upload, one by one
+        outcomes = [one.get("outcome") for one in result["documents"]]
+        counts: Mapping[str, Any] = {name: outcomes.count(name) for name in dict.fromkeys(outcomes)}
+        seen: Any = len(outcomes)
+    else:
+        counts, seen = {name: result.get(name) for name in _COUNTED}, result.get("seen")
+    if not isinstance(seen, int):
+        return ""
+    told = ", ".join(f"{_count(count)} {name}" for name, count in counts.items() if count)
+    return f"{_count(seen)} documents: {told or 'nothing to do'}"
+
+
+def _failed(result: Mapping[str, Any] | None) -> Iterator[str]:
+    """The documents that could not be read, and why."""
+    for one in (result or {}).get("failures", ()):
+        yield f"{one.get('uri')} {one.get('reason')}"
+    for one in (result or {}).get("documents", ()):
+        if isinstance(one, Mapping) and one.get("error"):
+            yield f"{one.get('uri')} {one.get('error')}"
 
 
 def _count(value: Any) -> str:
@@ -156,7 +204,9 @@ def _told(job: Job) -> dict[str, Any]:
         "waits": _wait(job),
         "progress": progress_in_words(job.progress) or None,
         "asked for": json.dumps(dict(job.payload), ensure_ascii=False),
-        "result": json.dumps(dict(job.result), ensure_ascii=False) if job.result is not None else None,
+        "result": report_in_words(job.result) or json.dumps(job.result and dict(job.result), ensure_ascii=False)
+        if job.result is not None
+        else None,
         "error": job.error,
         "failures": len(job.failures) or None,
     }
