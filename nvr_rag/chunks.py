@@ -1,4 +1,4 @@
-"""Chunks and where they stand: cutting results go in; what an index should hold, and what a searcher may see, come out.
+"""Chunks and where they stand: what an index should hold, and what a searcher may see. `placing` puts them there.
 
 The visibility rule lives here. An index that has applied the log up to `seq` shows, of each document, the newest
 version with a number up to `seq`, unless the document was deleted after that version; deletions count at once, however
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, insert, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
 from nvr_rag.db import tables as t
-from nvr_rag.db.session import bytewise, insert_ignore
-from nvr_rag.errors import NotFound
-from nvr_rag.ids import chunk_id, sha256_text
-from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
+from nvr_rag.db.session import bytewise
 
 _PAGE = 1000
 _COPIES = 8  # of one text, looked at for a vector: they differ in the title or the headings that go with it
@@ -66,90 +63,6 @@ class PlacedChunk:
         }
 
 
-def place(
-    connection: Connection,
-    version: Version,
-    chunking_id: int,
-    drafts: Sequence[ChunkDraft],
-    *,
-    error: str | None = None,
-) -> None:
-    """Store how a chunking cuts a version, or why it cannot. Doing it again is fine: the first time counts.
-
-    Raises NotFound when the version's collection was deleted meanwhile.
-    """
-    if not _held(connection, version):
-        raise _gone(version.document_id)
-    key = {"version_id": version.id, "chunking_id": chunking_id}
-    if connection.scalar(_already(), key) is not None:
-        return
-    seen: dict[str, int] = {}
-    chunks, placements = [], []
-    for ordinal, draft in enumerate(drafts):
-        digest = sha256_text(draft.text)
-        name = chunk_id(version.document_id, digest, seen.get(digest, 0))
-        seen[digest] = seen.get(digest, 0) + 1
-        chunks.append({"id": name, "document_id": version.document_id, "sha256": digest, "text": draft.text})
-        placements.append(
-            {
-                **key,
-                "ordinal": ordinal,
-                "chunk_id": name,
-                "start": draft.start,
-                "end": draft.end,
-                "page": draft.page,
-                "headings": list(draft.headings),
-            }
-        )
-    insert_ignore(connection, t.Chunk, chunks)
-    if placements:
-        connection.execute(_placements(), placements)
-    connection.execute(_placed(), {**key, "error": error})
-
-
-def _held(connection: Connection, version: Version) -> bool:
-    """Keep a version from being removed, and from being cut by somebody else, until the transaction ends; False when it
-    is gone. The document first: whoever removes one does so in that order."""
-    document, row = _holding()
-    connection.execute(document, {"document_id": version.document_id})
-    return connection.scalar(row, {"version_id": version.id}) is not None
-
-
-# The statements of `place` and `parsed_text`, made once: making one takes longer than running it, and a build runs them
-# for every document.
-
-
-@cache
-def _holding() -> tuple[Any, Any]:
-    d, v = t.Document, t.DocumentVersion
-    document = select(d.id).where(d.id == bindparam("document_id")).with_for_update(read=True, key_share=True)
-    return document, select(v.id).where(v.id == bindparam("version_id")).with_for_update()
-
-
-@cache
-def _already() -> Any:
-    p = t.Placed
-    return select(p.version_id).where(
-        p.version_id == bindparam("version_id"), p.chunking_id == bindparam("chunking_id")
-    )
-
-
-@cache
-def _placements() -> Any:
-    return insert(t.Placement)
-
-
-@cache
-def _placed() -> Any:
-    return insert(t.Placed)
-
-
-@cache
-def _whole_version() -> Any:
-    v = t.DocumentVersion
-    return select(*v.__table__.c).where(v.id == bindparam("version_id"))
-
-
 def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -> list[Version]:
     """The version of each of these documents that an index at `seq` shows; documents without one are left out."""
     v = t.DocumentVersion
@@ -162,39 +75,12 @@ def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -
     return [Version(id=row.id, document_id=row.document_id, seq=row.seq) for row in connection.execute(statement)]
 
 
-def unplaced(connection: Connection, versions: Sequence[Version], chunking_id: int) -> list[Version]:
-    """Those of the versions that the chunking has not cut yet."""
-    done = set(
-        connection.scalars(
-            select(t.Placed.version_id).where(
-                t.Placed.chunking_id == chunking_id, t.Placed.version_id.in_([version.id for version in versions])
-            )
-        )
-    )
-    return [version for version in versions if version.id not in done]
-
-
 def characters(connection: Connection, versions: Sequence[Version]) -> dict[int, int]:
     """How long the text of each version is, by version id."""
     v = t.DocumentVersion
     wanted = [version.id for version in versions]
     rows = connection.execute(select(v.id, func.length(v.text).label("length")).where(v.id.in_(wanted)))
     return {row.id: row.length for row in rows}
-
-
-def parsed_text(connection: Connection, version_id: int) -> ParsedText:
-    """The text of a version, as the parser left it. Raises NotFound when its collection was deleted meanwhile."""
-    row = connection.execute(_whole_version(), {"version_id": version_id}).first()
-    if row is None:
-        raise _gone(f"version {version_id}")
-    return ParsedText(
-        text=row.text,
-        format=TextFormat(row.text_format),
-        media_type=row.media_type,
-        title=row.title,
-        page_starts=row.page_starts,
-        metadata=row.metadata,
-    )
 
 
 def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Iterator[PlacedChunk]:
@@ -348,10 +234,6 @@ def unsettled(connection: Connection, collection_id: int, chunk_ids: Sequence[st
         .where(t.Chunk.id.in_(chunk_ids), t.Change.collection_id == collection_id, t.Change.seq > seq)
     )
     return set(connection.scalars(statement))
-
-
-def _gone(what: str) -> NotFound:
-    return NotFound(f"the document {what} was deleted with its collection")
 
 
 @cache

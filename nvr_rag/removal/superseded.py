@@ -164,6 +164,6 @@ def _lock(connection: Connection, collection_id: int) -> None:
 
 
 def _lock_documents(connection: Connection, document_ids: Sequence[str]) -> None:
-    """Wait for whoever is placing chunks of these documents, and let nobody begin: see nvr_rag.chunks.place."""
+    """Wait for whoever is placing chunks of these documents, and let nobody begin: see nvr_rag.placing."""
     d = t.Document
     connection.execute(select(d.id).where(d.id.in_(document_ids)).order_by(d.id).with_for_update())

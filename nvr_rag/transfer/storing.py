@@ -11,13 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, select
 
-from nvr_rag import chunks, corpus, indexes
+from nvr_rag import corpus, indexes
 from nvr_rag.chunkings import ChunkingSettings
 from nvr_rag.chunks import Version
 from nvr_rag.corpus import Outcome
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import insert_ignore, insert_or_update
 from nvr_rag.ids import document_id, sha256_json
+from nvr_rag.placing import Cutting, place
 from nvr_rag.transfer.reading import Bundle, cuts
 from nvr_rag.transfer.records import DocumentLine
 from nvr_rag.transfer.rows import DocumentRows
@@ -107,7 +108,8 @@ def _store_chunks(connection: Connection, target: Target, bundle: Bundle, seq: i
             for place, chunk in cut
         ]
         chunking_id = indexes.chunking_id(connection, ChunkingSettings(**bundle.chunkings[chunking]))
-        chunks.place(connection, Version(id=version, document_id=key, seq=seq), chunking_id, drafts)
+        cutting = Cutting(version=Version(id=version, document_id=key, seq=seq), drafts=drafts)
+        place(connection, chunking_id, cutting)
 
 
 def store_judgments(connection: Connection, target: Target, bundles: Sequence[Bundle]) -> int:

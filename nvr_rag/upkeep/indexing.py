@@ -24,17 +24,19 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from nvr_rag import chunks, corpus, indexes
+from nvr_rag import chunks, corpus, indexes, placing
 from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.collections import head_seq
 from nvr_rag.db.session import Database
 from nvr_rag.documents import serving_chunking
+from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
 from nvr_rag.indexes import LiveIndex
+from nvr_rag.placing import Cutting
 from nvr_rag.storable import storable
 from nvr_rag.stores.base import Vector
-from nvr_rag.types import ChunkDraft
+from nvr_rag.types import ParsedText
 from nvr_rag.upkeep import pace, writing
 from nvr_rag.upkeep.aside import Aside
 from nvr_rag.upkeep.pace import Pace
@@ -296,27 +298,40 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
 
 
 def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], chunker: Chunker) -> None:
-    """Cut the versions that this index's chunking has not cut yet, one transaction each.
+    """Cut the versions that this index's chunking has not cut yet, and make that durable: no point may reach the store
+    whose chunk a power cut could take back.
 
     A document that cannot be cut for this encoder has no chunks; where this chunking is the one that serves, it is
-    marked as failed. The last transaction makes all of them durable: no point may reach the store whose chunk a power
-    cut could take back.
+    marked as failed.
     """
+    chunking_id = index.info.chunking_id
     with database.read() as connection:
-        pending = chunks.unplaced(connection, versions, index.info.chunking_id)
-    for version in pending:
-        with database.read() as connection:
-            parsed = chunks.parsed_text(connection, version.id)
-        drafts: Sequence[ChunkDraft] = ()
-        failure: str | None = None
-        try:
-            drafts = chunker(parsed, index.encoder)
-        except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
-            failure = storable(str(error))
-        with database.write(durable=version is pending[-1]) as connection:
-            chunks.place(connection, version, index.info.chunking_id, drafts, error=failure)
-            if failure and _serves(connection, index):
-                corpus.mark_failed(connection, version.document_id, version.seq, failure)
+        pending = placing.unplaced(connection, versions, chunking_id)
+        texts = placing.parsed_texts(connection, pending)
+    if not pending:
+        return
+    cuttings = [_cut(version, text, index.encoder, chunker) for version, text in zip(pending, texts, strict=True)]
+    with database.write() as connection:
+        busy = placing.place_free(connection, chunking_id, cuttings)
+        _mark_failed(connection, index, [one for one in cuttings if one not in busy])
+    for cutting in busy:
+        with database.write() as connection:
+            placing.place(connection, chunking_id, cutting)
+            _mark_failed(connection, index, [cutting])
+
+
+def _cut(version: Version, parsed: ParsedText, encoder: Encoder, chunker: Chunker) -> Cutting:
+    try:
+        return Cutting(version=version, drafts=chunker(parsed, encoder))
+    except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
+        return Cutting(version=version, drafts=(), error=storable(str(error)))
+
+
+def _mark_failed(connection: Connection, index: LiveIndex, cuttings: Sequence[Cutting]) -> None:
+    failed = [one for one in cuttings if one.error]
+    if failed and _serves(connection, index):
+        for one in failed:
+            corpus.mark_failed(connection, one.version.document_id, one.version.seq, one.error or "")
 
 
 def _serves(connection: Connection, index: LiveIndex) -> bool:

@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from nvr_rag import chunks, collections
+from nvr_rag import chunks, collections, placing
 from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import bytewise
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, document_id, sha256_text
+from nvr_rag.placing import Cutting
 from nvr_rag.types import ChunkDraft, TextFormat
 from tests.support import House, document
 
@@ -29,7 +30,8 @@ def cut(house: House, uri: str, seq: int, *texts: str) -> Version:
     """Place a version with one chunk for each text."""
     with house.database.write() as connection:
         (version,) = chunks.versions_at(connection, [document_id("default", uri)], seq)
-        chunks.place(connection, version, 1, [ChunkDraft(text=text, start=0, end=len(text)) for text in texts])
+        drafts = [ChunkDraft(text=text, start=0, end=len(text)) for text in texts]
+        placing.place(connection, 1, Cutting(version=version, drafts=drafts))
         return version
 
 
@@ -106,10 +108,10 @@ def test_a_version_without_chunks_is_cut(house: House) -> None:
     house.put(document("a", ""))
     with house.database.read() as connection:
         (version,) = chunks.versions_at(connection, [A], 1)
-        assert chunks.unplaced(connection, [version], 1) == [version]
+        assert placing.unplaced(connection, [version], 1) == [version]
     cut(house, "a", 1)
     with house.database.read() as connection:
-        assert chunks.unplaced(connection, [version], 1) == []
+        assert placing.unplaced(connection, [version], 1) == []
     assert placed(house, version) == []
 
 
@@ -118,7 +120,7 @@ def test_a_placed_chunk_tells_where_it_stands_and_what_filters_ask_for(house: Ho
     with house.database.write() as connection:
         (version,) = chunks.versions_at(connection, [A], 1)
         draft = ChunkDraft(text="yz", start=1, end=3, headings=["One", "Two"], page=4)
-        chunks.place(connection, version, 1, [draft])
+        placing.place(connection, 1, Cutting(version=version, drafts=[draft]))
     (chunk,) = placed(house, version)
     assert (chunk.text, chunk.start, chunk.end, chunk.headings, chunk.page) == ("yz", 1, 3, ["One", "Two"], 4)
     assert (chunk.sha256, chunk.version_seq, chunk.acl) == (sha256_text("yz"), 1, ["anna"])
@@ -248,7 +250,7 @@ def test_the_text_of_a_version_is_as_it_was_put(house: House) -> None:
     house.put(document("a", "one\ntwo", title="T", page_starts=[0, 4], metadata={"n": 1}))
     with house.database.read() as connection:
         (version,) = chunks.versions_at(connection, [A], 1)
-        parsed = chunks.parsed_text(connection, version.id)
+        parsed = placing.parsed_text(connection, version)
     assert (parsed.text, parsed.format, parsed.title) == ("one\ntwo", TextFormat.PLAIN, "T")
     assert (parsed.page_starts, parsed.metadata) == ([0, 4], {"n": 1})
 
@@ -261,7 +263,7 @@ def test_a_collection_deleted_meanwhile_is_said_to_be(house: House) -> None:
         collections.remove(connection, "default")
     with house.database.write() as connection:
         with pytest.raises(NotFound):
-            chunks.place(connection, version, 1, [])
+            placing.place(connection, 1, Cutting(version=version, drafts=[]))
         with pytest.raises(NotFound):
-            chunks.parsed_text(connection, version.id)
+            placing.parsed_text(connection, version)
         assert connection.scalar(select(func.count()).select_from(t.Placed)) == 0

@@ -15,6 +15,7 @@ from nvr_rag import chunks, collections, corpus
 from nvr_rag.db import tables as t
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import document_id, new_id, sha256_text
+from nvr_rag.placing import Cutting, place
 from nvr_rag.types import ChunkDraft
 from tests.support import House, document
 from training.data import JudgedQuery
@@ -102,7 +103,7 @@ def cut_anew(house: House, drafts: dict[str, Sequence[str]]) -> None:
         for version in chunks.versions_at(connection, list(ids), 10**6):
             texts = drafts[ids[version.document_id]]
             pieces = [ChunkDraft(text=text, start=0, end=len(text)) for text in texts]
-            chunks.place(connection, version, chunking, pieces)
+            place(connection, chunking, Cutting(version=version, drafts=pieces))
 
 
 # what is trusted, and with which grade
@@ -330,7 +331,7 @@ def test_a_document_without_text_is_gone(talk: Talk) -> None:
     with talk.house.database.write() as connection:
         (version,) = chunks.versions_at(connection, [document_id("default", "cannot be cut")], 10**6)
         chunking = connection.scalars(select(t.SearchIndex.chunking_id)).one()
-        chunks.place(connection, version, chunking, [], error="cannot be cut")
+        place(connection, chunking, Cutting(version=version, drafts=[], error="cannot be cut"))
     assert talk.only().documents == {}
     assert talk.counts() == {"gone": 3}
 
