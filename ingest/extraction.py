@@ -148,7 +148,8 @@ def _failure(message: str) -> ParseFailed:
     pages = re.search(r"too many pages: (\d+) \(max: (\d+)\)", reason)
     if pages:
         return ParseFailed(f"has {int(pages[1]):,} pages, more than {int(pages[2]):,}; split it")
-    if re.search(r"security (limit|violation)|limit exceeded|zip bomb", reason, re.I):
+    too_much = re.search(r"security (limit|violation)|limit exceeded|zip bomb|too many files", reason, re.I)
+    if too_much and "invalid Zip archive" not in reason:
         return ParseFailed(f"is refused, it would unpack to too much: {reason}")
     return ParseFailed(f"is damaged, or not what its name says: {reason}")
 

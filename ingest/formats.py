@@ -156,6 +156,7 @@ _OLE_STREAMS = {
     "PowerPoint Document": "ppt",
     "__properties_version1.0": "msg",
 }
+_ZIP_SUFFIXES = frozenset(["docx", "docm", "xlsx", "xlsm", "pptx", "pptm", "ppsx", "ppsm", "odt", "ods", "odp", "epub"])
 _ZIP_PARTS = {"word/": DOCX, "xl/": XLSX, "ppt/": PPTX}
 _HTML_START = re.compile(rb"^(?:\xef\xbb\xbf)?\s*(?:<!--.{0,2000}?-->\s*)?<(?:!doctype\s+html|html)\b", re.I | re.S)
 ENCRYPTED = "is encrypted; remove the password and ingest it again"
@@ -219,13 +220,13 @@ def _by_content(data: bytes, suffix: str) -> Format | None:
     if data.startswith(b"{\\rtf"):
         return RTF
     if data.startswith(b"PK\x03\x04"):
-        return _zip_format(data)
+        return _zip_format(data, suffix)
     if data.startswith(_OLE):
         return _ole_format(data, suffix)
     return None
 
 
-def _zip_format(data: bytes) -> Format:
+def _zip_format(data: bytes, suffix: str) -> Format:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -237,6 +238,8 @@ def _zip_format(data: bytes) -> Format:
     for prefix, known in _ZIP_PARTS.items():
         if "[Content_Types].xml" in names and any(name.startswith(prefix) for name in names):
             return known
+    if suffix in _ZIP_SUFFIXES:
+        return _BY_SUFFIX[suffix]  # its parts are damaged or missing: the parser says which, or reads the others
     raise ParseFailed("is a ZIP container that no parser knows; unpack it, or export it as PDF or DOCX")
 
 
