@@ -48,6 +48,8 @@ def mirror(task: Task) -> dict[str, Any]:
         stop=task.stop,
     )
     task.check()  # what was stopped is not done
+    task.tell({"done": report.seen, "total": report.seen, "words": "documents"})
+    task.advanced()
     return as_json(report)
 
 

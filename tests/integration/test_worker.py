@@ -194,7 +194,7 @@ def test_the_heartbeat_outlives_a_database_that_is_away(
 
 PROGRAM = """
 import sys, threading
-from nvr_rag import worker, working
+from nvr_rag.running import worker, working
 from nvr_rag.settings import load_settings
 working.POLL_SECONDS = working.LOOK_SECONDS = worker.LOOK_SECONDS = 0.01
 
