@@ -76,7 +76,7 @@ def ingest(
     check_paths(paths)
     options.selection.rules()
     collection_id = _collection(workspace, collection)
-    run = _Run(workspace, (collection_id, collection), options, watcher or Watcher(), Either(stop))
+    run = _Run(workspace, collection, options, watcher or Watcher(), Either(stop))
     run.allow_empty = allow_empty
     started = time.perf_counter()
     settling = Settling(workspace, collection_id, run.stop, run.indexed)
@@ -88,7 +88,7 @@ def ingest(
             run.forget()
             run.report.seconds["read"] = time.perf_counter() - started
     except NotFound as error:
-        raise _explained(workspace, collection_id, collection, error) from error
+        raise run.explained(error) from error
     if run.refusal is not None:
         raise run.refusal
     run.report.work, run.report.stopped = settling.work, run.stop.is_set()
@@ -129,35 +129,19 @@ def _counting(run: _Run, paths: Sequence[Path]) -> AbstractContextManager[None]:
     return Counting([path for path in paths if path not in feeds], feeds, run.options, run.count)
 
 
-def _explained(workspace: Workspace, collection_id: int, name: str, error: NotFound) -> NotFound:
-    """The error, or what is behind it: that the collection was deleted under the run."""
-    with workspace.database.read() as connection:
-        try:
-            if collections.find(connection, name) == collection_id:
-                return error
-        except NotFound:
-            pass
-    return deleted(name)
-
-
-def deleted(name: str) -> NotFound:
-    """Of a collection, by whoever was adding to it."""
-    return NotFound(f"the collection {name!r} was deleted while documents came in; nothing of it is left")
-
-
 class _Run:
     """One run over some paths."""
 
     def __init__(
         self,
         workspace: Workspace,
-        collection: tuple[int, str],
+        collection: str,
         options: IngestOptions,
         watcher: Watcher,
         stop: threading.Event,
     ) -> None:
         self.workspace, self.options, self.watcher, self.stop = workspace, options, watcher, stop
-        self.collection_id, self.collection = collection
+        self.collection = collection
         self.allow_empty = False
         self.refusal: Conflict | None = None  # to delete what a folder does not hold any more
         self.report = IngestReport()
@@ -165,7 +149,8 @@ class _Run:
         self._total: int | None = None
         self._progress: Progress | None = None
         with workspace.database.read() as connection:
-            self._base = collections.head_seq(connection, self.collection_id)
+            self._born = collections.identity(connection, collection)
+            self._base = collections.head_seq(connection, self._born[0])
 
     def take(self, path: Path) -> None:
         """Everything at one path."""
@@ -181,6 +166,12 @@ class _Run:
                 return
             part = self._gone[start : start + _DELETED_AT_ONCE]
             self.report.deleted += len(self._commit(partial(_delete, self.collection, part)))
+
+    def explained(self, error: NotFound) -> NotFound:
+        """The error, or what is behind it: that the collection was deleted under the run."""
+        with self.workspace.database.write() as connection:
+            there = collections.same(connection, self.collection, self._born)
+        return error if there else _deleted(self.collection)
 
     def indexed(self, progress: Progress) -> None:
         """An index has got further."""
@@ -297,8 +288,8 @@ class _Run:
             try:
                 begun = time.perf_counter()
                 with self.workspace.database.write() as connection:
-                    if collections.find(connection, self.collection, lock=True) != self.collection_id:
-                        raise deleted(self.collection)
+                    if not collections.same(connection, self.collection, self._born):
+                        raise _deleted(self.collection)
                     done = act(connection)
                 self.report.spend("commit", time.perf_counter() - begun)
                 return done
@@ -306,6 +297,10 @@ class _Run:
                 if not error.retry or self.stop.is_set() or time.monotonic() - started > PATIENCE_SECONDS:
                     raise
                 self.stop.wait(patience.failed(error))
+
+
+def _deleted(name: str) -> NotFound:
+    return NotFound(f"the collection {name!r} was deleted while documents came in; nothing of it is left")
 
 
 def _put(collection: str, reads: Sequence[Read], connection: Connection) -> list[Outcome]:

@@ -163,8 +163,7 @@ class Reader:
         """Of one state of the file: what was half written when it was read is read again."""
         for _ in range(_TRIES):
             now, before = time.time_ns(), _state(file)
-            if before[:2] != file.state[:2] and not self._is_inside(file.path):
-                break
+            inside = self._is_inside(file.path)
             try:
                 found = self._sandbox.parse(file.path, name=file.path.name)
             except ParseFailed as error:
@@ -172,13 +171,15 @@ class Reader:
                     self._remember_failure(file, before, str(error))
                     raise
                 continue
+            if not (inside and self._is_inside(file.path)):
+                raise ParseFailed("was replaced by something outside of the folder")
             if _state(file) == before:
                 self._stamps.keep(file.path, before, found.sha256, now)
                 return found.sha256, found.parsed
         raise ParseFailed(_CHANGING)
 
     def _is_inside(self, path: Path) -> bool:
-        """Another file is there than the one that was looked at: it must not be one from outside, by way of a link."""
+        """Whether no link on the way to the file leads out: a folder may have been replaced since it was looked at."""
         return os.path.commonpath((self._inside, os.path.realpath(path))) == self._inside
 
     def _holds(self, file: SourceFile, sha256: str) -> bool:

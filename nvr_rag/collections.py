@@ -62,6 +62,22 @@ def find(connection: Connection, name: str, *, lock: bool = False) -> int:
     return found
 
 
+def same(connection: Connection, name: str, born: tuple[int, datetime]) -> bool:
+    """Whether the collection of this name is still the one that `identity` was asked about. Locks it, as `find` can."""
+    try:
+        find(connection, name, lock=True)
+    except NotFound:
+        return False
+    return identity(connection, name) == born
+
+
+def identity(connection: Connection, name: str) -> tuple[int, datetime]:
+    """What tells a collection from one of the same name that was made later, and may have the same id."""
+    collection_id = find(connection, name)
+    statement = select(t.Collection.created_at).where(t.Collection.id == collection_id)
+    return collection_id, connection.scalars(statement).one()
+
+
 def head_seq(connection: Connection, collection_id: int) -> int:
     """The number of the collection's last change; 0 when nothing has changed yet."""
     return int(connection.scalars(select(t.Collection.next_seq).where(t.Collection.id == collection_id)).one()) - 1
