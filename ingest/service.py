@@ -1,7 +1,8 @@
 """Ingestion as a part of a server or a worker: threads that mirror folders and parse uploads, from start to stop.
 
 Uploads have threads of their own, as many as files are parsed at a time, so that nobody who sends one file waits for a
-folder of a million. What lies in the folder of uploads and belongs to nobody is deleted now and then.
+folder of a million. What lies in the folder of uploads and belongs to nobody is deleted now and then, and so are
+answers that are too old to be given again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ingest import mirroring
 from ingest.uploading import Uploads
-from nvr_rag import uploads
+from nvr_rag import idempotency, uploads
 from nvr_rag.errors import NvrError
 from nvr_rag.running.working import JobLoop
 from nvr_rag.uploads import Folder
@@ -76,6 +77,8 @@ class IngestService:
                 gone = uploads.sweep(workspace.database, folder)
                 if gone:
                     log.info("deleted %s uploaded files that nobody needs", gone)
+                with workspace.database.write(durable=False) as connection:
+                    idempotency.forget(connection)
             except NvrError as error:  # the next round may do better
                 log.info("uploads are swept later: %s", error)
             except Exception:  # the thread must outlive what nobody has foreseen

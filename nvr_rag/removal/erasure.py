@@ -232,6 +232,8 @@ def _erase_document(
         not named.isdisjoint((one.id, one.uri, *chunks)) for named in queries.values()
     )  # that showed it
     connection.execute(delete(d).where(d.id == one.id))  # and by its foreign keys all that hangs on it
+    connection.execute(delete(t.Upload).where(t.Upload.document_id == one.id))  # its file is of no use without it
+    forgetting.out_of_jobs(connection, collection, {one.id, one.uri})
     kept = [info.id for info in indexes.kept(connection, collection_id)]
     digests = sorted({row.sha256 for row in rows} | set(one.digests))
     pending = _pending(document=one.id, chunks=chunks, names=[one.id, *chunks, *digests], kept=kept)

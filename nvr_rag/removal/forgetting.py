@@ -14,6 +14,8 @@ from sqlalchemy import Connection, select, update
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 
+ERASED = "(erased)"
+_TELLING = 8  # characters from which a name within words is surely that name
 _LOOKUP = 500  # ids in one IN (...)
 _PAGE = 1000  # logged queries looked through at a time
 _LATE = timedelta(minutes=5)  # a search that began before an erasure may be logged so much after it
@@ -53,6 +55,35 @@ def recent(connection: Connection, collection_id: int, names: Collection[str], s
 def _naming(rows: Iterable[Any], names: Collection[str]) -> dict[str, set[str]]:
     found = {row.id: {hit[0] for hit in row.hits} | set(_strings(row.filter)) for row in rows}
     return {key: named & set(names) for key, named in found.items() if not named.isdisjoint(names)}
+
+
+def out_of_jobs(connection: Connection, collection: str, names: Collection[str]) -> None:
+    """Take names out of what jobs about a collection have told, and out of what uploads were answered."""
+    j, i = t.Job, t.Idempotency
+    told = select(j.id, j.progress, j.result, j.error, j.failures)
+    for row in connection.execute(told.where(j.payload["collection"].as_string() == collection)).all():
+        values = {name: getattr(row, name) for name in ("progress", "result", "error", "failures")}
+        clean = {name: _blank(value, names) for name, value in values.items()}
+        if clean != values:
+            connection.execute(update(j).where(j.id == row.id).values(**clean))
+    for row in connection.execute(select(i.key, i.answer)).all():
+        answer = _blank(row.answer, names)
+        if answer != row.answer:
+            connection.execute(update(i).where(i.key == row.key).values(answer=answer))
+
+
+def _blank(value: Any, names: Collection[str]) -> Any:
+    """A JSON value that does not name them: as a document's id or URI, or within words."""
+    if isinstance(value, dict):
+        named = {key: item for key, item in value.items() if key in ("id", "uri") and item in names}
+        return {key: ERASED if key in named else _blank(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_blank(item, names) for item in value]
+    if isinstance(value, str):
+        for name in names:
+            if len(name) >= _TELLING:
+                value = value.replace(name, ERASED)
+    return value
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -153,10 +153,13 @@ def test_a_document_goes_through_the_api_and_the_worker_and_is_found(composed: C
         assert search(client) == []
 
         with composed.running("worker") as worker, composed.running("trainer") as trainer:
-            composed.until_healthy("worker", worker, "Working: index")
+            composed.until_healthy("worker", worker, "Working: index, ingest")
             assert composed.until("worker", worker, lambda: search(client))[0] == WHALE
             composed.until_healthy("trainer", trainer, "Working: train")
-            assert kinds(database) >= {"retrain", "verify"}
+            assert kinds(database) >= {"retrain", "verify", "ingest", "upload"}
+            upload = {"file": ("owl.md", b"# Owls\n\nOwls turn their heads by 270 degrees.")}
+            sent = client.post("/v1/documents", files=upload, data={"wait": "true", "timeout_seconds": "60"}).json()
+            assert (sent["state"], sent["documents"][0]["outcome"]) == ("done", "added"), sent
             job = client.post("/v1/retrain", json={"dry_run": True}).json()["id"]
             done = composed.until("trainer", trainer, lambda: finished(client, job))
             assert "there are no judgments yet" in str(done["result"]["reasons"]), done  # so the trainer has looked

@@ -22,6 +22,7 @@ from ingest.uploading import Uploads
 from nvr_rag import disk, documents, idempotency, jobs, uploads
 from nvr_rag.db import tables as t
 from nvr_rag.errors import NotHere
+from nvr_rag.removal import erasing
 from nvr_rag.running import working
 from nvr_rag.running.services import Service
 from nvr_rag.settings import Settings
@@ -608,3 +609,24 @@ def test_a_client_that_goes_away_leaves_nothing(taking: Api) -> None:
         time.sleep(0.02)
     assert waiting_files(taking) == []
     assert send(taking, ("a.txt", b"red fox"))["state"] == "queued"
+
+
+def test_what_is_erased_is_not_named_by_jobs_and_answers_any_more(taking: Api) -> None:
+    api = taking
+    job = send(api, ("secret.txt", b"red fox"), ("b.pdf", b"%PDF-1.7\nnothing"), key="k")["job"]
+    parse(api, job)
+    send(api, ("secret.txt", b"again"))  # and it waits once more
+    with api.workspace.database.write() as connection:
+        jobs.add(connection, "ingest", {"collection": "default"})
+        words = {"failures": [{"uri": "upload:secret.txt", "reason": "x"}, {"uri": "upload:other", "reason": "y"}]}
+        connection.execute(update(t.Job).where(t.Job.kind == "ingest").values(result=words))
+    erasing.erase_documents(api.workspace, "default", ["upload:secret.txt"])
+    with api.workspace.database.read() as connection:
+        told = [*connection.scalars(select(t.Job.result)), *connection.scalars(select(t.Idempotency.answer))]
+        assert connection.scalar(select(func.count()).select_from(t.Upload)) == 0
+    said = json.dumps(told)
+    assert "secret" not in said
+    assert {"upload:b.pdf", "upload:other"} <= set(said.replace('"', " ").split())
+    result = parse(api)
+    assert result is not None
+    assert (result["documents"][0]["outcome"], waiting_files(api)) == ("superseded", [])

@@ -212,9 +212,9 @@ def test_every_command_is_one(name: str) -> None:
     if name == "api":
         assert (command, options["api_only"], options["host"]) == ("serve", True, None)
         return
-    kinds = {"worker": "index", "trainer": "train", "trainer-gpu": "train"}[name]
+    kinds = {"worker": "index,ingest", "trainer": "train", "trainer-gpu": "train"}[name]
     assert (command, options["kinds"], options["check"]) == ("worker", kinds, False)
-    assert [service.work for service in chosen(installed(), [kinds])] == [kinds]
+    assert [service.work for service in chosen(installed(), kinds.split(","))] == kinds.split(",")
     program, *check = SERVICES[name]["healthcheck"]["test"][1:]
     assert program == "nvr-rag"
     assert parse(check)[1]["check"] is True
@@ -226,7 +226,8 @@ def test_a_command_that_is_none_would_be_found() -> None:
 
 
 def test_there_is_time_to_stop_in_order() -> None:
-    worst = nvr_rag.running.working.STOP_SECONDS + ingest.worker.STOP_SECONDS
+    jobs = nvr_rag.running.working.STOP_SECONDS  # of the indexer, and then of the ingester
+    worst = jobs + ingest.worker.STOP_SECONDS + jobs
     assert all(seconds(SERVICES[name]["stop_grace_period"]) > max(worst, GRACE_SECONDS) for name in OURS)
 
 
