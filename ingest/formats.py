@@ -230,9 +230,12 @@ def _zip_format(data: bytes, suffix: str) -> Format:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-            declared = archive.open("mimetype").read(200).decode("ascii", "replace") if "mimetype" in names else ""
+            locked = any(member.flag_bits & 1 for member in archive.infolist()) or _is_locked(archive, names)
+            declared = "" if locked else _start(archive, names, "mimetype", 200).decode("ascii", "replace")
     except Exception as error:  # zipfile raises many kinds on hostile input
         raise ParseFailed("is damaged: its ZIP container cannot be read (was it cut off?)") from error
+    if locked:
+        raise ParseFailed(ENCRYPTED)
     if declared.strip() in _BY_MEDIA_TYPE:
         return _BY_MEDIA_TYPE[declared.strip()]
     for prefix, known in _ZIP_PARTS.items():
@@ -241,6 +244,18 @@ def _zip_format(data: bytes, suffix: str) -> Format:
     if suffix in _ZIP_SUFFIXES:
         return _BY_SUFFIX[suffix]  # its parts are damaged or missing: the parser says which, or reads the others
     raise ParseFailed("is a ZIP container that no parser knows; unpack it, or export it as PDF or DOCX")
+
+
+def _is_locked(archive: zipfile.ZipFile, names: list[str]) -> bool:
+    """Whether it is an OpenDocument file with a password: its members are sound, but what they hold is encrypted."""
+    return b"manifest:encryption-data" in _start(archive, names, "META-INF/manifest.xml", 1 << 20)
+
+
+def _start(archive: zipfile.ZipFile, names: list[str], name: str, size: int) -> bytes:
+    if name not in names:
+        return b""
+    with archive.open(name) as member:
+        return member.read(size)
 
 
 def _ole_format(data: bytes, suffix: str) -> Format:

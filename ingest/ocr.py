@@ -88,7 +88,7 @@ def read_scans(pdf: bytes, parsed: ParsedText, engine: Engine, limits: ParseLimi
             batch = wanted[start : start + size]
             found |= recognise(pdf, batch, tessdata=engine.tessdata, languages=engine.languages)
         except ParseFailed as error:
-            why = f"OCR failed on them ({str(error)[:120]})"
+            why = f"OCR failed on them: {str(error).rpartition('says: ')[2][:120]}"
             break
         start, size, seconds = start + size, 2 * size, time.monotonic() - begun
     else:

@@ -29,6 +29,7 @@ from tests.unit.ingest.documents import every
 
 _SIZE = 100  # files a round
 _ROUND_SECONDS = 900.0  # after which a round counts as hung
+_ROUNDS_A_HOME = 5  # so that the index itself stays small
 _STATES = ("ready", "failed", "passed over", "")
 _REAL_BYTES = 1_000_000  # larger real files are not mutated
 
@@ -37,14 +38,15 @@ def main() -> None:
     options = _options()
     folder = Path(options.folder or tempfile.mkdtemp(prefix="nvr-hostile-"))
     output = Path(options.output or folder / "hostile.jsonl")
-    bases = sorted(every().items()) + (_real(Path(options.data)) if options.data else [])
-    print(f"folder {folder}, output {output}, {len(bases)} valid files", flush=True)
+    bases = sorted(every().items())
+    real = _real(Path(options.data)) if options.data else []
+    bases = bases * max(1, len(real) // len(bases)) + real  # each half of what is mutated
+    print(f"folder {folder}, output {output}, {len(every())} valid files and {len(real)} real ones", flush=True)
     first = len(_read(output))
     for number in range(first, -(-options.count // _SIZE)):
         faulthandler.dump_traceback_later(_ROUND_SECONDS, exit=True)
-        played = play(
-            folder / "home", folder / f"round-{number:04}", bases, number=number, size=_SIZE, seed=options.seed
-        )
+        home = folder / f"home-{number // _ROUNDS_A_HOME}"
+        played = play(home, folder / f"round-{number:04}", bases, number=number, size=_SIZE, seed=options.seed)
         faulthandler.cancel_dump_traceback_later()
         with output.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"seed": options.seed, **played.as_json()}) + "\n")

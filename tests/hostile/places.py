@@ -44,9 +44,11 @@ def odd_name(folder: Path, name: str, data: bytes, chance: Random) -> tuple[Path
 
 
 def special(folder: Path, name: str, data: bytes, chance: Random) -> tuple[Path, None]:
-    """Links in circles, to nothing and outwards, pipes, sockets, folders with a document's name, locked files."""
+    """Links in circles, to nothing and outwards, pipes, sockets, folders named like documents, a terabyte of nothing."""
     path = folder / name
-    kind = chance.choice(("loop", "two", "broken", "out", "folder link", "pipe", "socket", "folder", "locked", "long"))
+    kind = chance.choice(
+        ("loop", "two", "broken", "out", "folder link", "pipe", "socket", "folder", "locked", "long", "sparse")
+    )
     if kind == "loop":
         path.symlink_to(path.name)
     elif kind == "two":
@@ -63,6 +65,9 @@ def special(folder: Path, name: str, data: bytes, chance: Random) -> tuple[Path,
         os.mkfifo(path)
     elif kind == "socket":
         _socket(path)
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 1 << 40)
     elif kind == "folder":
         path.mkdir()
     elif kind == "locked":

@@ -40,6 +40,7 @@ SLACK_SECONDS = 3.0  # to kill a child and start another one
 SLACK_MB = 160  # code of the parser that is mapped, not taken
 PARENT_MB = 1000  # of the whole process: what one document's text and its chunks take
 KINDS = (*MUTATIONS, "odd name", "special", "changing", "feed")
+_OF_CONTAINERS = ("bomb", "xml bomb", "nested", "member missing", "damaged inside")
 _PLACES = {"odd name": places.odd_name, "special": places.special, "changing": places.changing}
 _REASON_CHARACTERS = 1000
 
@@ -130,11 +131,12 @@ def _made(folder: Path, bases: Sequence[tuple[str, bytes]], number: int, size: i
     _remove(folder)
     folder.mkdir(parents=True)
     found = _Set(folder=folder)
+    containers = [base for base in bases if base[1].startswith(b"PK")]
     for index in range(size):
         kind = KINDS[(number * size + index) % len(KINDS)]
         if index % 16 == 0:
             _put_good(found, index, f"good{number}x{index}")
-        name, data = chance.choice(bases)
+        name, data = chance.choice(containers if kind in _OF_CONTAINERS and chance.random() < 0.8 else bases)
         name = f"{index:03}-{name}"
         if kind == "feed":
             path = folder.with_name(f"{folder.name}-{index}.jsonl")

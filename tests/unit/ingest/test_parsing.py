@@ -12,9 +12,26 @@ from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes
 from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import TextFormat
-from tests.unit.ingest import files
+from tests.unit.ingest import documents, files
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+def locked_zip(data: bytes) -> bytes:
+    """Every member is said to be encrypted, in the archive's directory and before the member."""
+    locked = bytearray(data)
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = -1
+        while (at := data.find(mark, at + 1)) >= 0:
+            locked[at + offset] |= 1
+    return bytes(locked)
+
+
+def locked_odt() -> bytes:
+    """As an office program writes it with a password: the members' content is gibberish."""
+    manifest = '<manifest:manifest><manifest:file-entry manifest:full-path="content.xml"><manifest:encryption-data/>'
+    parts = {"mimetype": "application/vnd.oasis.opendocument.text", "META-INF/manifest.xml": manifest}
+    return documents.zipped({**parts, "content.xml": bytes(range(256))}, stored="mimetype")
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +282,8 @@ class TestRefusals:
     def test_encrypted(self) -> None:
         wanted = "is encrypted; remove the password and ingest it again"
         assert failure(files.ENCRYPTED_PDF.read_bytes(), "a.pdf") == wanted
+        assert failure(locked_zip(files.docx(files.paragraph("secret"))), "a.docx") == wanted
+        assert failure(locked_odt(), "a.odt") == wanted
         assert failure(OLE + bytes(1000) + "EncryptedPackage".encode("utf-16-le"), "a.docx") == wanted
 
     def test_scan(self) -> None:
