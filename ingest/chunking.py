@@ -3,7 +3,7 @@
 Along headings first; small neighbours under one parent are joined, long sections cut into pieces of like size. Each
 decision looks at one section and its neighbours only, so an edit leaves the chunks of other sections as they were.
 Tokens are counted once a part and added up; then every finished chunk is counted exactly, as the encoder will see it,
-and the few that are too long are cut again.
+and the few that are too long are cut again. Where chunks are to overlap, that comes last.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from ingest.cutting import Atom, cut, lines
 from ingest.leaves import Leaf, Meter, Places, fitted, leaves_of, places_of, without_surrogates
+from ingest.overlap import Leads
 from ingest.sections import Block, Section, structure
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
@@ -25,11 +26,12 @@ _HEADER = 3  # a table header of more than this fraction of the room is not repe
 _KEY = 256  # characters by which a landmark is known
 
 
-def chunk(parsed: ParsedText, encoder: Encoder) -> list[ChunkDraft]:
-    """Chunks in the order of the text, without overlap; none for an empty text. Each fits the encoder's budget as
-    `EncoderSpec.render` puts it; together they hold all of the text but blanks and the headings in their paths.
+def chunk(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> list[ChunkDraft]:
+    """Chunks in the order of the text; none for an empty text. Each fits the encoder's budget as `EncoderSpec.render`
+    puts it; together they hold all of the text but blanks and the headings in their paths.
 
-    Raises ChunkingMismatch when the title alone takes the encoder's budget.
+    Where a section had to be cut, a chunk begins with up to `overlap` tokens of the one before it. Raises
+    ChunkingMismatch when the title alone takes the encoder's budget.
     """
     text = without_surrogates(parsed.text)
     sections, blocks = structure(text, parsed.format)
@@ -48,8 +50,9 @@ def chunk(parsed: ParsedText, encoder: Encoder) -> list[ChunkDraft]:
         header_costs=_header_costs(blocks, leaves, places),
     )
     small = meter.max_tokens / _SMALL
-    runs = _joined(row, _cut(row, _tiny_joined(row, _units(row), small)), small)
-    return _drafts(parsed, row, runs, meter)
+    runs = _joined(row, _cut(row, _tiny_joined(row, _units(row), small), overlap), small)
+    drafts = _drafts(parsed, row, runs, meter)
+    return _overlapping(parsed, row, drafts, meter, overlap) if overlap else drafts
 
 
 class _Run(NamedTuple):
@@ -196,15 +199,15 @@ def _tiny_groups(row: _Row, units: Sequence[_Run], small: float) -> Iterator[lis
     yield group
 
 
-def _cut(row: _Row, runs: Sequence[_Run]) -> list[_Run]:
-    """The runs, those over their room cut in pieces of like size."""
+def _cut(row: _Row, runs: Sequence[_Run], overlap: int) -> list[_Run]:
+    """The runs, those over their room cut in pieces of like size, with room for the overlap."""
     pieces: list[_Run] = []
     for run in runs:
         if row.cost(run.start, run.stop) <= run.room:
             pieces.append(run)
             continue
         text = row.opening(row.leaves, run.start, run.stop)
-        ranges = row.cut(row.leaves[text : run.stop], run.room)
+        ranges = row.cut(row.leaves[text : run.stop], max(run.room // 2, run.room - overlap))
         ends = [text + r.stop for r in ranges]
         pieces.extend(row.run(a, b) for a, b in zip([run.start, *ends[:-1]], ends, strict=True))
     return pieces
@@ -244,6 +247,26 @@ def _drafts(parsed: ParsedText, row: _Row, runs: Sequence[_Run], meter: Meter) -
                 done.append(draft)
         pending = smaller
     return sorted(done, key=lambda draft: draft.start)
+
+
+def _overlapping(
+    parsed: ParsedText, row: _Row, drafts: Sequence[ChunkDraft], meter: Meter, tokens: int
+) -> list[ChunkDraft]:
+    """The drafts, each begun earlier as far as its room and `tokens` allow."""
+    leads = Leads(row.text, row.leaves, meter, tokens)
+    done = list(drafts)
+    options = {i: leads.before(drafts[i], drafts[i - 1]) for i in range(1, len(drafts))}
+    while options := {i: leaves for i, leaves in options.items() if leaves}:
+        tried = {
+            i: _draft(parsed, row, [leaves[0], leaves[0]._replace(end=done[i].end)]) for i, leaves in options.items()
+        }
+        totals = meter.totals([(draft.headings, without_surrogates(draft.text)) for draft in tried.values()])
+        for (i, draft), total in zip(tried.items(), totals, strict=True):
+            if total <= meter.max_tokens:
+                done[i], options[i] = draft, []
+            else:
+                options[i] = options[i][1:]
+    return done
 
 
 def _draft(parsed: ParsedText, row: _Row, leaves: Sequence[Leaf]) -> ChunkDraft:

@@ -29,21 +29,27 @@ class ChunkingSettings:
     separator: str
     context_bytes: int
     method: str = METHOD
+    overlap: int = 0  # tokens at most that a chunk takes over from the end of the one before it, where a section is cut
 
     @property
     def hash(self) -> str:
         return sha256_json(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without what is as it always was: chunkings that are older than a setting keep their hash."""
+        values = asdict(self)
+        if not self.overlap:
+            del values["overlap"]
+        return values
 
 
 class Chunker(Protocol):
     """Cuts parsed texts into chunks that fit one encoder."""
 
-    def __call__(self, parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+    def __call__(self, parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
         """Chunks in the order of the text; none for a text without words. For each of them
-        `encoder.count_tokens([encoder.spec.render(...)])` is at most `encoder.spec.max_tokens`."""
+        `encoder.count_tokens([encoder.spec.render(...)])` is at most `encoder.spec.max_tokens`. `overlap` is that of
+        the ChunkingSettings."""
 
 
 def installed_chunker() -> Chunker:
@@ -54,15 +60,21 @@ def installed_chunker() -> Chunker:
     raise ConfigurationError(f"no installed package offers a chunker (entry point {GROUP}); install nvr-rag again")
 
 
-def settings_for(encoder: Encoder) -> ChunkingSettings:
-    """The chunking that uses an encoder's budget fully."""
+def settings_for(encoder: Encoder, *, overlap: int = 0) -> ChunkingSettings:
+    """The chunking that uses an encoder's budget fully. Raises ChunkingMismatch when too much is to overlap."""
     spec = encoder.spec
+    if overlap > spec.max_tokens // 2:
+        raise ChunkingMismatch(
+            f"chunks cannot overlap by {overlap} tokens where the encoder reads {spec.max_tokens}; set "
+            f"NVR_CHUNK_OVERLAP_TOKENS to {spec.max_tokens // 2} at most"
+        )
     return ChunkingSettings(
         max_tokens=spec.max_tokens,
         tokenizer=encoder.tokenizer_hash,
         document_prompt=spec.document_prompt,
         separator=spec.separator,
         context_bytes=spec.context_bytes,
+        overlap=overlap,
     )
 
 

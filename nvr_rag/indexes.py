@@ -123,6 +123,12 @@ def chunking_id(connection: Connection, settings: ChunkingSettings) -> int:
     return int(connection.scalars(select(t.Chunking.id).where(t.Chunking.hash == settings.hash)).one())
 
 
+def overlap(connection: Connection, chunking_id: int) -> int:
+    """By how many tokens the chunks of a chunking may overlap."""
+    settings = connection.scalar(select(t.Chunking.settings).where(t.Chunking.id == chunking_id)) or {}
+    return int(settings.get("overlap", 0))
+
+
 def get(connection: Connection, index_id: int) -> IndexInfo:
     """The row as it is now. Raises NotFound."""
     row = connection.execute(_infos().where(t.SearchIndex.id == index_id)).first()

@@ -220,6 +220,8 @@ class Settings(BaseSettings):
     """What new collections are encoded with: bundled:<name>, a model directory, or a hub id."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads for the encoder; default: as many as torch takes."""
+    chunk_overlap_tokens: int = Field(default=0, ge=0)
+    """Tokens at most that a chunk repeats of the one before it, in indexes made from then on; each keeps its own."""
     qdrant: QdrantSettings = QdrantSettings()
     api: ApiSettings = ApiSettings()
     ingest: IngestSettings = IngestSettings()

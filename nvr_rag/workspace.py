@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from nvr_rag import collections, deployments, disk, indexes, registry
-from nvr_rag.chunkings import settings_for
+from nvr_rag.chunkings import ChunkingSettings, settings_for
 from nvr_rag.db.migrate import migrate
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
@@ -168,10 +168,14 @@ class Workspace:
             collection_id = collections.create(connection, name, language)
             registry.register(connection, encoder, source, training=_origin(self.settings.encoder))
             index_id = indexes.create(
-                connection, collection_id, settings_for(encoder), encoder, lexical, self._store_settings()
+                connection, collection_id, self._chunking(encoder), encoder, lexical, self._store_settings()
             )
             deployments.serve(connection, collection_id, index_id, mode, FusionSettings())
             return collection_id
+
+    def _chunking(self, encoder: Encoder) -> ChunkingSettings:
+        """How documents are cut for an index that begins now, and for ever after."""
+        return settings_for(encoder, overlap=self.settings.chunk_overlap_tokens)
 
     def _store_settings(self) -> dict[str, Any]:
         """What an index that begins now is made with, and with what it is made again."""
@@ -240,7 +244,7 @@ class Workspace:
             serving = indexes.get(connection, now.index_id)
             self.check_room(serving.name)
             index_id = indexes.create(
-                connection, collection_id, settings_for(loaded), loaded, _lexical(serving), self._store_settings()
+                connection, collection_id, self._chunking(loaded), loaded, _lexical(serving), self._store_settings()
             )
             made = deployments.propose(connection, collection_id, index_id, now.mode, now.fusion, run=run)
             return deployments.get(connection, made)

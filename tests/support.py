@@ -33,7 +33,7 @@ def document(uri: str, text: str, *, sha256: str | None = None, **options: Any) 
     return NewDocument(uri=uri, sha256=sha256 or sha256_text(text), parsed=parsed, **own)
 
 
-def paragraphs(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+def paragraphs(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
     """A chunk for each paragraph that has words."""
     drafts, start = [], 0
     for part in parsed.text.split("\n\n"):

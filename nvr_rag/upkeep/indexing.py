@@ -30,13 +30,12 @@ from nvr_rag.chunks import PlacedChunk, Version
 from nvr_rag.collections import head_seq
 from nvr_rag.db.session import Database
 from nvr_rag.documents import serving_chunking
-from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.placing import Cutting
 from nvr_rag.storable import storable
 from nvr_rag.stores.base import Vector
-from nvr_rag.types import ParsedText
+from nvr_rag.types import ChunkDraft, ParsedText
 from nvr_rag.upkeep import pace, writing
 from nvr_rag.upkeep.aside import Aside
 from nvr_rag.upkeep.pace import Pace
@@ -308,9 +307,10 @@ def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], c
     with database.read() as connection:
         pending = placing.unplaced(connection, versions, chunking_id)
         texts = placing.parsed_texts(connection, pending)
+        cut = partial(chunker, encoder=index.encoder, overlap=indexes.overlap(connection, chunking_id))
     if not pending:
         return
-    cuttings = [_cut(version, text, index.encoder, chunker) for version, text in zip(pending, texts, strict=True)]
+    cuttings = [_cutting(version, text, cut) for version, text in zip(pending, texts, strict=True)]
     with database.write() as connection:
         busy = placing.place_free(connection, chunking_id, cuttings)
         _mark_failed(connection, index, [one for one in cuttings if one not in busy])
@@ -320,9 +320,9 @@ def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], c
             _mark_failed(connection, index, [cutting])
 
 
-def _cut(version: Version, parsed: ParsedText, encoder: Encoder, chunker: Chunker) -> Cutting:
+def _cutting(version: Version, parsed: ParsedText, cut: Callable[[ParsedText], Sequence[ChunkDraft]]) -> Cutting:
     try:
-        return Cutting(version=version, drafts=chunker(parsed, encoder))
+        return Cutting(version=version, drafts=cut(parsed))
     except ChunkingMismatch as error:  # one document that cannot be cut must not hold up the log behind it
         return Cutting(version=version, drafts=(), error=storable(str(error)))
 

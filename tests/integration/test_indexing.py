@@ -16,6 +16,7 @@ from nvr_rag.testing import Fault, FaultyStore, MemoryStore
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
 from nvr_rag.upkeep import indexing
 from nvr_rag.upkeep.indexing import Progress
+from tests.integration.lifecycle import Doubles
 from tests.support import House, document, paragraphs
 
 
@@ -204,7 +205,7 @@ def test_a_store_that_fails_once_is_retried_by_calling_again(house: House) -> No
 
 
 def test_a_document_that_cannot_be_cut_fails_alone(house: House) -> None:
-    def picky(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+    def picky(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
         if parsed.text == "uncuttable":
             raise ChunkingMismatch("its heading alone is longer than the encoder reads")
         return paragraphs(parsed, encoder)
@@ -240,7 +241,7 @@ def test_a_collection_deleted_while_its_index_follows_ends_it_in_order(
             if collections.all_infos(connection):
                 collections.remove(connection, "default")
 
-    def chunker(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+    def chunker(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
         if moment == "cut":
             remove()
         return paragraphs(parsed, encoder)
@@ -258,3 +259,20 @@ def test_a_collection_deleted_while_its_index_follows_ends_it_in_order(
     with pytest.raises(NotFound, match="collection"):
         indexing.catch_up(house.database, index, chunker)
     assert house.row.state == "retired"
+
+
+def test_the_overlap_is_that_of_the_index_and_stays_when_the_setting_changes(house: House, doubles: Doubles) -> None:
+    """The chunker is told what was set when the index was made, not what is set now."""
+    told = []
+
+    def listening(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
+        told.append(overlap)
+        return paragraphs(parsed, encoder)
+
+    house.workspace.settings.chunk_overlap_tokens = 12
+    house.put(document("a", "one"))
+    indexing.catch_up(house.database, house.index, listening)
+    candidate = doubles.propose(house.workspace, 1)
+    house.workspace.settings.chunk_overlap_tokens = 0
+    indexing.catch_up(house.database, house.workspace.index(candidate.index_id), listening)
+    assert told == [0, 12]

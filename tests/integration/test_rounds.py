@@ -192,7 +192,7 @@ def test_an_index_that_is_closed_meanwhile_is_no_source(house: House) -> None:
 # what cannot be cut
 
 
-def picky(parsed: ParsedText, encoder: Encoder) -> Sequence[ChunkDraft]:
+def picky(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Sequence[ChunkDraft]:
     if parsed.text == "long" and encoder.spec.max_tokens < 64:
         raise ChunkingMismatch("its heading is longer than the encoder reads")
     if parsed.text == "wide" and encoder.spec.max_tokens >= 64:
