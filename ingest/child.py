@@ -46,14 +46,14 @@ def serve(limits_json: str) -> None:
     while header := requests.read(HEADER.size):
         request = json.loads(read_exactly(requests, HEADER.unpack(header)[0]))
         body = read_exactly(requests, request["size"])
-        _allow_cpu(limits)
+        _allow_cpu(limits.seconds)
         _send(answers, _answer(request, body, limits, partial(_send, answers)))
 
 
-def _allow_cpu(limits: ParseLimits) -> None:
+def _allow_cpu(seconds: float) -> None:
     """The kernel's own clock, in case the parent cannot keep the time: CPU seconds from here on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + 2 * limits.seconds) + 2)
+    lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + 2 * seconds) + 2)
 
 
 def _die_with_parent(request_pipe: int) -> None:
@@ -67,6 +67,11 @@ def _die_with_parent(request_pipe: int) -> None:
 def _answer(
     request: Mapping[str, Any], body: bytes, limits: ParseLimits, say: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
+    def begin_ocr(outcome: ParsedText | ParseFailed) -> None:
+        _allow_cpu(limits.ocr_seconds)
+        say({"provisional": True, **_outcome(outcome, sha256)})
+
+    sha256 = ""
     try:
         data = body if request["path"] is None else read_file(request["path"], limits)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -75,7 +80,7 @@ def _answer(
             name=request["name"],
             media_type=request["media_type"],
             limits=limits,
-            provisional=lambda outcome: say({"provisional": True, **_outcome(outcome, sha256)}),
+            provisional=begin_ocr,
         )
         answer = _outcome(parsed, sha256)
     except ParseFailed as error:

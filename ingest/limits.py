@@ -18,6 +18,11 @@ class ParseLimits:
     seconds: float = 60.0
     memory_bytes: int = 2 * 2**30  # of the child process
 
+    @property
+    def ocr_seconds(self) -> float:
+        """How long OCR of one document may take, on top of `seconds`: a page takes about one."""
+        return 10 * self.seconds
+
 
 DEFAULT_LIMITS = ParseLimits()
 

@@ -30,7 +30,7 @@ _PLACES = (
 _NO_LANGUAGES = ("osd", "equ", "snum")
 _MOST_LANGUAGES = 4  # each costs time on each page
 _BATCH = 4  # pages at first, then twice as many: each batch reads the whole file again
-_SHARE = 0.75  # of the time of one document: the last batch and the answer need some, too
+_SHARE = 0.75  # of the time allowed: the last batch may take longer than thought
 NOT_INSTALLED = "install Tesseract (tesseract-ocr) to have scans read by OCR"
 SWITCHED_OFF = "OCR is switched off"
 BROKEN_OFF = "OCR was broken off at the limit of time or memory"
@@ -73,15 +73,16 @@ def unread(parsed: ParsedText, why: str) -> ParsedText:
     return replace(parsed, notes=[*parsed.notes, f"{blank} of {pages} pages have no text layer; {why}"])
 
 
-def read_scans(pdf: bytes, parsed: ParsedText, engine: Engine, limits: ParseLimits, started: float) -> ParsedText:
-    """The text with what OCR reads on its blank pages, as many as the limits allow; `started` is when parsing began
-    (time.monotonic). Raises ParseFailed when there are no words at all."""
+def read_scans(pdf: bytes, parsed: ParsedText, engine: Engine, limits: ParseLimits) -> ParsedText:
+    """The text with what OCR reads on its blank pages, as many as the limits allow. Raises ParseFailed when there are
+    no words at all."""
+    until = time.monotonic() + _SHARE * limits.ocr_seconds
     wanted = blank_pages(parsed)[: limits.ocr_pages]
     found: dict[int, str] = {}
     why, start, size, seconds = "OCR found no words in them", 0, _BATCH, 0.0
     while start < len(wanted):
         begun = time.monotonic()
-        if begun + 2 * seconds > started + _SHARE * limits.seconds:
+        if begun + 2 * seconds > until:
             why = f"OCR stopped at the limit of time after {start} pages"
             break
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,7 +26,6 @@ Provisional = Callable[[ParsedText | ParseFailed], None]  # hears what there is 
 
 def read_pdf(data: bytes, kind: Format, limits: ParseLimits, provisional: Provisional) -> ParsedText:
     """The text of a PDF; pages without a text layer are read by OCR where that is installed."""
-    started = time.monotonic()
     marker = f"\ue000{secrets.token_hex(8)}"  # a document cannot forge what it cannot know
     document = extract(data, kind.media_type, limits=limits, page_marker=marker)
     parsed = _in_pages(converted(document, kind, text=""), _marked_pages(document, marker))
@@ -38,7 +36,7 @@ def read_pdf(data: bytes, kind: Format, limits: ParseLimits, provisional: Provis
     if not ocr.blank_pages(parsed):
         return parsed
     provisional(_or_failure(parsed))
-    return _titled(ocr.read_scans(data, parsed, engine, limits, started))
+    return _titled(ocr.read_scans(data, parsed, engine, limits))
 
 
 def read_presentation(data: bytes, kind: Format, limits: ParseLimits) -> ParsedText:

@@ -164,14 +164,14 @@ class _Child:
             process.kill()
 
         assert process.stdout is not None
-        timer = threading.Timer(seconds, give_up)
-        timer.daemon = True
-        timer.start()
+        timer = _started(threading.Timer(seconds, give_up))
         self._provisional = None
         try:
             answer = _send_and_read(process, message, self._most_bytes)
             if answer.get("provisional"):
                 self._provisional = answer
+                timer.cancel()
+                timer = _started(threading.Timer(self._limits.ocr_seconds, give_up))
                 answer = _read_answer(process.stdout, self._most_bytes)
             return answer, late.is_set()
         except (OSError, ValueError, EOFError, RecursionError):  # a broken pipe, or nonsense
@@ -226,6 +226,12 @@ class _Child:
         if self._output is not None:
             self._output.close()
             self._output = None
+
+
+def _started(timer: threading.Timer) -> threading.Timer:
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _environment() -> dict[str, str]:

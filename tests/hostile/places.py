@@ -44,7 +44,7 @@ def odd_name(folder: Path, name: str, data: bytes, chance: Random) -> tuple[Path
 
 
 def special(folder: Path, name: str, data: bytes, chance: Random) -> tuple[Path, None]:
-    """Links in circles, to nothing and outwards, pipes, sockets, folders named like documents, a terabyte of nothing."""
+    """Links in circles, to nothing and outwards, pipes, sockets, folders named like documents, a terabyte."""
     path = folder / name
     kind = chance.choice(
         ("loop", "two", "broken", "out", "folder link", "pipe", "socket", "folder", "locked", "long", "sparse")

@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
+from ingest.file_bytes import open_regular
+from ingest.limits import ParseLimits
 from ingest.pipeline import IngestReport, ingest
 from ingest.sources import Skipped, path_to_uri, walk
 from nvr_rag import documents
 from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Vectors
+from nvr_rag.errors import ParseFailed
 from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import Query
@@ -227,11 +230,20 @@ def _faults(path: Path, state: str, reason: str, watch: Watch) -> list[str]:
         faults.append("nobody knows what became of it")
     if state in ("failed", "passed over") and not _is_said_well(reason):
         faults.append(f"its reason is none: {reason!r}")
-    if watch.slowest.get(path, 0.0) > SECONDS + SLACK_SECONDS:
+    allowed = SECONDS + SLACK_SECONDS + (ParseLimits(seconds=SECONDS).ocr_seconds if b"%PDF" in _head(path) else 0)
+    if watch.slowest.get(path, 0.0) > allowed:
         faults.append(f"took {watch.slowest[path]:.1f} s")
     if watch.child_mb.get(path, 0.0) > MEMORY_MB + SLACK_MB:
         faults.append(f"took {watch.child_mb[path]:.0f} MB")
     return faults
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(2000)
+    except (OSError, ParseFailed):
+        return b""
 
 
 def _is_said_well(reason: str) -> bool:

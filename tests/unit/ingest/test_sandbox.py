@@ -54,7 +54,7 @@ def parse_bytes(data, **options):
         except OSError as error: return real(type(error).__name__.encode(), **options)
     if data.endswith(b" later"):
         options["provisional"](real(b"provisional", name="a.txt"))
-        ctypes.string_at(0) if data == b"crash later" else time.sleep(600)
+        ctypes.string_at(0) if data == b"crash later" else time.sleep(2 if data == b"slow later" else 600)
     if data == b"nonsense": return type("Odd", (), {"__dataclass_fields__": {}})()
     return real(data, **options)
 
@@ -287,10 +287,17 @@ def test_a_parent_with_much_memory_does_not_cost_its_children_their_lives() -> N
 
 
 @pytest.mark.parametrize("end", [b"crash later", b"hang later"])
-def test_what_was_there_before_a_step_that_killed_the_child_counts(hostile: Sandbox, end: bytes) -> None:
+def test_what_was_there_before_a_step_that_killed_the_child_counts(
+    hostile: Sandbox, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ParseLimits, "ocr_seconds", 0.5)
     parsed = hostile.parse(end, name="a.txt").parsed
     assert parsed.text == "provisional"
     assert text(hostile, b"after") == "after"
+
+
+def test_such_a_step_has_time_of_its_own(hostile: Sandbox) -> None:
+    assert text(hostile, b"slow later") == "slow later"  # 2 s, in which the 1.5 s of the others have passed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Landlock is Linux's")
