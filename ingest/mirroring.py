@@ -43,7 +43,7 @@ def mirror(task: Task) -> dict[str, Any]:
         [path],
         collection=collection,
         allow_empty=allow_empty,
-        options=IngestOptions(selection=selection),
+        options=IngestOptions(selection=selection, create=False),
         watcher=Watcher(stand=_Teller(task).tell),
         stop=task.stop,
     )

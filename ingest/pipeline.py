@@ -75,7 +75,7 @@ def ingest(
     options = options or IngestOptions()
     check_paths(paths)
     options.selection.rules()
-    collection_id = _collection(workspace, collection)
+    collection_id = _collection(workspace, collection, create=options.create)
     run = _Run(workspace, collection, options, watcher or Watcher(), Either(stop))
     run.allow_empty = allow_empty
     started = time.perf_counter()
@@ -114,11 +114,13 @@ def is_feed(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".ndjson") and path.is_file()
 
 
-def _collection(workspace: Workspace, name: str) -> int:
+def _collection(workspace: Workspace, name: str, *, create: bool) -> int:
     try:
         with workspace.database.read() as connection:
             return collections.find(connection, name)
     except NotFound:
+        if not create:
+            raise
         return workspace.create_collection(name)
 
 

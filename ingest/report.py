@@ -17,6 +17,7 @@ class IngestOptions:
     """How a run takes its paths."""
 
     selection: Selection = field(default_factory=Selection)  # which files are wanted
+    create: bool = True  # the collection, where it is new; otherwise one that is not there raises NotFound
     reread: bool = False  # read every file, also where the disk says that it has not changed
     only: Sequence[Path] = ()  # nothing but what is at or below these; () = everything below the paths of the run
     # Files that could not be parsed, by URI: while they stay as they are, that is taken as said. None = they are tried

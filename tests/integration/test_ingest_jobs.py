@@ -366,6 +366,17 @@ def test_a_collection_that_is_deleted_while_a_job_waits_is_not_made_anew(asking:
     assert uris(asking.workspace) == set()
 
 
+def test_a_collection_that_is_deleted_just_before_a_run_begins_is_not_made_anew(
+    asking: Api, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ask(asking, share)["id"]
+    delete = lambda *_: asking.call("DELETE", "/v1/collections/default")  # noqa: E731
+    monkeypatch.setattr(mirroring, "_check_collection", delete)
+    assert do(asking.workspace) is None
+    assert "no collection 'default'" in asking.call("GET", f"/v1/jobs/{job}")["error"]
+    assert asking.call("GET", "/v1/collections")["collections"] == []
+
+
 def test_a_collection_that_is_deleted_while_a_job_runs_is_not_made_anew(
     asking: Api, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
