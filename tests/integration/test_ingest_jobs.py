@@ -378,16 +378,22 @@ def test_a_collection_that_is_deleted_just_before_a_run_begins_is_not_made_anew(
 
 
 def test_a_collection_that_is_deleted_while_a_job_runs_is_not_made_anew(
-    asking: Api, share: Path, monkeypatch: pytest.MonkeyPatch
+    mirrored: Workspace, share: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(40):
         (share / f"{number:02}.txt").write_text(f"document {number}", encoding="utf-8")
-    job = ask(asking, share)["id"]
-    Halting(monkeypatch, lambda _task: asking.call("DELETE", "/v1/collections/default"))
-    assert do(asking.workspace) is None
-    found = asking.call("GET", f"/v1/jobs/{job}")
-    assert (found["state"], "default" in found["error"]) == ("failed", True)
-    assert asking.call("GET", "/v1/collections")["collections"] == []
+
+    def delete(_task: Any) -> None:
+        with mirrored.database.write() as connection:
+            collections.remove(connection, "default")
+
+    job_id = enqueue(mirrored, share)
+    Halting(monkeypatch, delete)
+    assert do(mirrored) is None
+    job = jobs.get(mirrored.database, job_id)
+    assert (job.state, "'default' was deleted" in str(job.error)) == ("failed", True)
+    with mirrored.database.read() as connection:
+        assert collections.all_infos(connection) == []
 
 
 # what is refused
