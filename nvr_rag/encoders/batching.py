@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
-def windows(sizes: Sequence[int], *, count: int, total: int) -> Iterator[range]:
+def windows(sizes: Sequence[int], *, count: int, total: int, first: int | None = None) -> Iterator[range]:
     """Cut positions into consecutive ranges of at most `count` of them whose sizes add up to at most `total`.
 
-    A size above `total` stands alone. What is tokenised at once stays bounded, however much was asked for.
+    A size above `total` stands alone. What is tokenised at once stays bounded, however much was asked for. `first` is
+    the count of the first range where that is another.
     """
     start, held = 0, 0
     for position, size in enumerate(sizes):
-        if position > start and (position - start == count or held + size > total):
+        most = count if start or first is None else first
+        if position > start and (position - start == most or held + size > total):
             yield range(start, position)
             start, held = position, 0
         held += size

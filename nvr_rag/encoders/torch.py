@@ -1,25 +1,25 @@
 """Encoders on torch: a model directory, a hub id or the bundled model in; vectors out.
 
-Checking the directory is the work of `model_files`, loading it that of `sentence_model`, tokens that of `tokens`; here
-texts go through the model. torch takes seconds to import and is therefore imported when the first encoder is loaded.
-Knows no index, no chunk and no database.
+Checking the directory is the work of `model_files`, loading it that of `sentence_model`, tokens that of `tokens`, and
+in `passes` texts go through the model. torch takes seconds to import and is therefore imported when the first encoder
+is loaded. Knows no index, no chunk and no database.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nvr_rag.encoders.base import Encoder, Vectors
-from nvr_rag.encoders.batching import batches, windows
 from nvr_rag.encoders.bundled import BUNDLED, bundled_directory, check_bundled
 from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect_model, weight_hashes
+from nvr_rag.encoders.passes import Passes
+from nvr_rag.encoders.precision import PROBES, fastest
 from nvr_rag.encoders.sentence_model import load_model, spec_of, traits_of
 from nvr_rag.encoders.spec import EncoderSpec
 from nvr_rag.encoders.tokens import Tokens
@@ -27,12 +27,7 @@ from nvr_rag.errors import EncoderError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from tokenizers import Encoding
 
-_BATCH_TOKENS_CPU = 2048  # padded tokens of one batch: measured, more is slower, and delays a query beside it
-_BATCH_TOKENS_GPU = 65536
-_WINDOW_TEXTS = 1024  # tokenised together, so that texts of one length meet
-_WINDOW_CHARACTERS = 2_000_000
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -78,13 +73,8 @@ class TorchEncoder:
         weights: dict[str, str],
     ) -> None:
         """`weights` are the hashes of the weight files. Use `load_encoder`."""
-        self._model = model
         self._tokens = tokens
-        self._device = model.device
-        self._budget = _BATCH_TOKENS_GPU if self._device.type == "cuda" else _BATCH_TOKENS_CPU
-        self._prompt_lengths = {
-            prompt: tokens.prompt_length(prompt) for prompt in (spec.query_prompt, spec.document_prompt) if prompt
-        }
+        self._passes = _passes(model, tokens, spec)
         self.spec = spec
         self.files = files
         self.weights = weights
@@ -104,55 +94,23 @@ class TorchEncoder:
         return self._tokens.count(inputs, self.spec.document_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
-        vectors = np.empty((len(texts), self.spec.dimension), dtype=np.float32)  # (N, D)
-        for window in windows([len(text) for text in texts], count=_WINDOW_TEXTS, total=_WINDOW_CHARACTERS):
-            inputs = self._tokens.encode([texts[i] for i in window], prompt)
-            for batch in batches([len(encoding) for encoding in inputs], budget=self._budget):
-                vectors[[window[i] for i in batch]] = self._forward([inputs[i] for i in batch], prompt)
+        vectors = self._passes.encode(texts, prompt)
         if not np.isfinite(vectors).all():
             raise EncoderError(
                 f"the model in {self.files.directory} gives vectors that are not numbers; train it again"
             )
         return vectors
 
-    def _forward(self, inputs: Sequence[Encoding], prompt: str) -> Vectors:
-        import torch
 
-        with torch.inference_mode(), self._precision():
-            features = self._features(inputs)
-            if prompt:
-                features["prompt_length"] = self._prompt_lengths[prompt]
-            pooled = self._model(features)["sentence_embedding"].float()[:, : self.spec.dimension]  # (B, D)
-            if self.spec.normalize:
-                pooled = torch.nn.functional.normalize(pooled, dim=1)
-            return pooled.cpu().numpy()  # type: ignore[no-any-return]
+def _passes(model: SentenceTransformer, tokens: Tokens, spec: EncoderSpec) -> Passes:
+    """The way through the model on its device, in the precision that suits both."""
 
-    def _features(self, inputs: Sequence[Encoding]) -> dict[str, Any]:
-        """What a sentence-transformers model reads, padded to the longest input. An input without any token, which
-        only tokenizers without special tokens make, is read as one padding token."""
-        import torch
+    def through(one: SentenceTransformer) -> Passes:
+        return Passes(one, tokens, dimension=spec.dimension, normalize=spec.normalize)
 
-        traits = self._tokens.traits
-        width = max(1, *(len(encoding) for encoding in inputs))
-        ids = np.full((len(inputs), width), traits.pad_id, dtype=np.int64)  # (B, T)
-        types = np.full_like(ids, traits.pad_type_id)
-        mask = np.zeros_like(ids)
-        for row, encoding in enumerate(inputs):
-            length = max(1, len(encoding))
-            span = slice(width - length, width) if traits.pad_left else slice(0, length)
-            mask[row, span] = 1
-            if len(encoding):
-                ids[row, span] = encoding.ids
-                types[row, span] = encoding.type_ids
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        if traits.type_ids:
-            arrays["token_type_ids"] = types
-        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        import torch
-
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+    if model.device.type != "cuda":
+        return through(model)
+    return through(fastest(model, lambda one: through(one).encode(PROBES, spec.document_prompt)))
 
 
 def _resolve(source: str) -> Path:

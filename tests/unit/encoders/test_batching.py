@@ -31,6 +31,11 @@ def test_texts_without_tokens_are_batched_too() -> None:
     assert batches([0, 0], budget=10) == [[0, 1]]
 
 
+def test_the_first_window_may_be_smaller() -> None:
+    cut = windows([1] * 8, count=4, total=10, first=2)
+    assert [len(window) for window in cut] == [2, 4, 2]
+
+
 def test_windows_end_at_the_count_or_at_the_total() -> None:
     cut = windows([1, 1, 1, 1, 8, 30, 2], count=3, total=10)
     assert [list(window) for window in cut] == [[0, 1, 2], [3, 4], [5], [6]]

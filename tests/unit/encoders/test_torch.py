@@ -146,7 +146,7 @@ def test_eight_threads_encode_and_count_at_once(bundled: TorchEncoder) -> None:
 def test_a_query_does_not_wait_for_a_bulk(tiny: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_encoder(str(tiny("plain")), device="cpu")
     in_bulk, may_go_on = threading.Event(), threading.Event()
-    model: Any = encoder._model
+    model: Any = encoder._passes._model
 
     def slow(features: dict[str, Any]) -> Any:
         if len(features["input_ids"]) > 1:  # a batch of the bulk stands still inside the model
@@ -154,7 +154,7 @@ def test_a_query_does_not_wait_for_a_bulk(tiny: Build, monkeypatch: pytest.Monke
             assert may_go_on.wait(30)
         return model(features)
 
-    monkeypatch.setattr(encoder, "_model", slow)
+    monkeypatch.setattr(encoder._passes, "_model", slow)
     with ThreadPoolExecutor(1) as pool:
         bulk = pool.submit(encoder.encode_documents, ["red fox"] * 64)
         assert in_bulk.wait(30)
