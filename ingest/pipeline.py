@@ -206,7 +206,8 @@ class _Run:
             self._take_files(root, sight, stamps)
             if not self.stop.is_set():
                 self._gone += self._missing(sight)
-        stamps.save(complete=not spots and not self.stop.is_set())
+        if not spots:
+            stamps.save(complete=not self.stop.is_set())
 
     def _take_files(self, root: Path, sight: Sight, stamps: Stamps) -> None:
         settings, database = self.workspace.settings.ingest, self.workspace.database

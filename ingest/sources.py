@@ -88,7 +88,7 @@ def walk(
     if not stat.S_ISDIR(status.st_mode):
         yield _only_file(top, status, rules)
         return
-    yield from _Walk(top, [os.path.abspath(path) for path in only]).run(rules)
+    yield from _Walk(str(top), [os.path.abspath(path) for path in only]).run(rules)
 
 
 def shown(path: Path) -> str:
@@ -100,9 +100,9 @@ def shown(path: Path) -> str:
 class _Folder:
     """A folder that is being walked through."""
 
-    path: Path
-    entries: Iterator[os.DirEntry[str]]  # what is still to be looked at, in order
-    names: Collection[str]  # of everything in it
+    path: str
+    entries: Iterator[str]  # names that are still to be looked at, in order
+    telling: Collection[str]  # names in it that say something about others, and those of whom they say it
     rules: Rules
     says: Description | Unusable  # about everything below
 
@@ -110,74 +110,75 @@ class _Folder:
 class _Walk:
     """One walk over a folder. Not recursive: folders may be nested more deeply than calls."""
 
-    def __init__(self, top: Path, only: Sequence[str]) -> None:
-        self._top, self._inside, self._only = str(top), os.path.realpath(top), only
+    def __init__(self, top: str, only: Sequence[str]) -> None:
+        self._top, self._inside, self._only = top, os.path.realpath(top), only
         self._open: list[_Folder] = []  # from the top to the one that is looked at
 
     def run(self, rules: Rules) -> Iterator[SourceFile | Skipped]:
-        yield from self._enter(Path(self._top), rules, _above(Path(self._top)))
+        yield from self._enter(self._top, rules, _above(Path(self._top)))
         while self._open:
             folder = self._open[-1]
-            entry = next(folder.entries, None)
-            if entry is None:
+            name = next(folder.entries, None)
+            if name is None:
                 self._open.pop()
                 continue
-            found = self._look(folder, entry)
+            path = os.path.join(folder.path, name)
+            found = self._look(folder, name, path)
             if found is None:
-                yield from self._enter(Path(entry.path), folder.rules, folder.says)
+                yield from self._enter(path, folder.rules, folder.says)
             else:
                 yield found
 
-    def _enter(self, path: Path, rules: Rules, around: Description | Unusable) -> Iterator[Skipped]:
+    def _enter(self, path: str, rules: Rules, around: Description | Unusable) -> Iterator[Skipped]:
         """Go into a folder; report it when it cannot be listed, or when nobody knows what it ignores."""
         try:
-            with os.scandir(path) as listed:
-                entries = sorted(listed, key=lambda entry: os.fsencode(entry.name))
-            names = frozenset(entry.name for entry in entries)
-            if IGNORE_FILE in names:
-                prefix = relative(str(path), self._top) + "/" if str(path) != self._top else ""
-                rules = rules.below(prefix, path / IGNORE_FILE)
+            names = sorted(os.listdir(path), key=os.fsencode)
+            telling = _telling(names)
+            if IGNORE_FILE in telling:
+                prefix = relative(path, self._top) + "/" if path != self._top else ""
+                rules = rules.below(prefix, Path(path, IGNORE_FILE))
         except OSError as error:
-            yield _unreadable(path, error)
+            yield _unreadable(Path(path), error)
             return
         except Unusable as error:
-            yield Skipped(path=path, reason=f"is left as it is: its {IGNORE_FILE} {error}", unreadable=True)
+            yield Skipped(path=Path(path), reason=f"is left as it is: its {IGNORE_FILE} {error}", unreadable=True)
             return
-        wanted = iter([entry for entry in entries if self._wanted(entry.path)])
-        self._open.append(_Folder(path=path, entries=wanted, names=names, rules=rules, says=_says(path, names, around)))
+        wanted = iter(names) if not self._only else iter([n for n in names if self._wanted(os.path.join(path, n))])
+        says = _says(Path(path), telling, around)
+        self._open.append(_Folder(path=path, entries=wanted, telling=telling, rules=rules, says=says))
 
     def _wanted(self, path: str) -> bool:
         """Whether it is one of those that are looked for, lies below one, or leads to one."""
-        return not self._only or any(_at_or_below(path, one) or _at_or_below(one, path) for one in self._only)
+        return any(_at_or_below(path, one) or _at_or_below(one, path) for one in self._only)
 
-    def _look(self, folder: _Folder, entry: os.DirEntry[str]) -> SourceFile | Skipped | None:
+    def _look(self, folder: _Folder, name: str, path: str) -> SourceFile | Skipped | None:
         """What an entry is; None for a folder to enter."""
-        path = Path(entry.path)
         try:
-            if entry.name.startswith("."):
-                return Skipped(path=path, reason="is hidden")
-            is_folder = entry.is_dir(follow_symlinks=False)
-            reason = folder.rules.against(relative(entry.path, self._top), folder=is_folder)
-            if reason is None and entry.is_symlink():
-                reason = self._bad_link(entry)
+            if name.startswith("."):
+                return Skipped(path=Path(path), reason="is hidden")
+            status = os.lstat(path)
+            is_folder, linked = stat.S_ISDIR(status.st_mode), stat.S_ISLNK(status.st_mode)
+            reason = folder.rules.against(relative(path, self._top), folder=is_folder)
+            if reason is None and linked:
+                reason = self._bad_link(path)
             if reason is None and is_folder:
                 return None
-            reason = reason or _no_document(entry.name, folder.names)
-            return Skipped(path=path, reason=reason) if reason else self._file(folder, entry, path)
+            reason = reason or _no_document(name, folder.telling)
+            if reason is not None:
+                return Skipped(path=Path(path), reason=reason)
+            status = os.stat(path) if linked else status
+            beside = sidecars.sidecars_of(name, folder.telling)
+            return _file(Path(path), status, linked=linked, beside=beside, around=folder.says)
         except OSError as error:
-            return _unreadable(path, error)
+            return _unreadable(Path(path), error)
 
-    def _bad_link(self, entry: os.DirEntry[str]) -> str | None:
-        if entry.is_dir():
+    def _bad_link(self, path: str) -> str | None:
+        if os.path.isdir(path):
             return "is a symbolic link to a folder"
-        target = os.path.realpath(entry.path)
+        target = os.path.realpath(path)
         if os.path.commonpath((self._inside, target)) != self._inside:
             return "is a symbolic link that leads out of the folder"
         return None if os.path.exists(target) else "is a broken symbolic link"
-
-    def _file(self, folder: _Folder, entry: os.DirEntry[str], path: Path) -> SourceFile | Skipped:
-        beside = sidecars.sidecars_of(entry.name, folder.names)
-        return _file(path, entry.stat(), linked=entry.is_symlink(), beside=beside, around=folder.says)
 
 
 def _only_file(path: Path, status: os.stat_result, rules: Rules) -> SourceFile | Skipped:
@@ -209,6 +210,14 @@ def _no_document(name: str, names: Collection[str]) -> str | None:
         return "is a sidecar" if document in names else "is a sidecar of nothing"
     what = not_a_document(name)
     return f"is {what}" if what else None
+
+
+def _telling(names: Sequence[str]) -> frozenset[str]:
+    """Of the names in a folder, those that say something about others, and those of whom they say it."""
+    said = {name: sidecars.document_of(name) for name in names if ".meta." in name}
+    about = set(said.values())
+    special = (IGNORE_FILE, *sidecars.FOLDER_FILES)
+    return frozenset(name for name in names if said.get(name) or name in about or name in special)
 
 
 def _above(path: Path) -> Description | Unusable:

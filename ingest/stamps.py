@@ -47,7 +47,7 @@ class Stamps:
         """Read what was saved in `folder` for the root with this URI; a file that cannot be read has no stamps."""
         self._file = folder / hashlib.sha256(root.encode()).hexdigest()[:32]
         self._old = _load(self._file)
-        self._new: list[bytes] = []
+        self._new = bytearray()
 
     def knows(self, path: Path, state: FileState, sha256: str) -> bool:
         """Whether the file was found to hold what has this hash in just this state; then it does so still."""
@@ -55,17 +55,17 @@ class Stamps:
         place = int(np.searchsorted(self._old, np.bytes_(stamp)))
         known = place < len(self._old) and self._old[place] == np.bytes_(stamp)
         if known:
-            self._new.append(stamp)
+            self._new += stamp
         return bool(known)
 
     def keep(self, path: Path, state: FileState, sha256: str, now_ns: int) -> None:
         """The file holds what has this hash; it was in this state before, from `now_ns` on, and after it was read."""
         if state.settled(now_ns):
-            self._new.append(_stamp(path, state, sha256))
+            self._new += _stamp(path, state, sha256)
 
     def save(self, *, complete: bool) -> None:
         """Write them down; unless every file was looked at, with those of the others. A full disk is no trouble."""
-        stamps = np.array(self._new, dtype=_KIND)
+        stamps = np.frombuffer(bytes(self._new), dtype=_KIND)
         if not complete:
             stamps = np.concatenate([self._old, stamps])
         stamps = np.unique(stamps)

@@ -26,6 +26,7 @@ from nvr_rag.upkeep.catching_up import lags
 from nvr_rag.workspace import Workspace
 
 SCAN_SECONDS = 300.0
+_SHARE = 10.0  # a large source is scanned less often: for a tenth of the time at most
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +77,7 @@ class _Watching:
         troubles, there = list(away.values()), [path for path in self._what.paths if path not in away]
         try:
             if there:
-                self._run(there, only)
+                seconds = max(seconds, _SHARE * self._run(there, only))
             self._patience.succeeded()
         except Exception as error:  # whatever it is, the next scan may find it gone
             troubles.append(in_words(error))
@@ -85,7 +86,8 @@ class _Watching:
         self._tell(troubles)
         return seconds
 
-    def _run(self, paths: Sequence[Path], only: Sequence[Path]) -> None:
+    def _run(self, paths: Sequence[Path], only: Sequence[Path]) -> float:
+        """How many seconds it took to look around."""
         what = self._what
         try:
             report = ingest(
@@ -98,6 +100,7 @@ class _Watching:
                 stop=self._stop,
             )
             what.on_report(report, not only)
+            return report.seconds.get("walk", 0.0)
         finally:
             self._let_go()
 

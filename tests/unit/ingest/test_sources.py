@@ -106,14 +106,14 @@ class TestWalk:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         touch(tmp_path, "a.md", "locked/b.md", "z.md")
-        scandir, access = os.scandir, os.access
+        listdir, access = os.listdir, os.access
 
-        def refusing_scandir(path: Path) -> object:  # root may read everything, so permissions alone prove nothing
+        def refusing_listdir(path: str) -> object:  # root may read everything, so permissions alone prove nothing
             if Path(path).name == "locked":
                 raise PermissionError(13, "Permission denied")
-            return scandir(path)
+            return listdir(path)
 
-        monkeypatch.setattr(os, "scandir", refusing_scandir)
+        monkeypatch.setattr(os, "listdir", refusing_listdir)
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "a.md" and access(path, mode))
         entries = list(walk(tmp_path))
         denied = "cannot be read: Permission denied"
