@@ -23,7 +23,7 @@ NvrError
 │   └── IndexExists
 ├── Stopped                  long work was told to stop
 ├── NotHere                  this machine does not have it; another one may  (retry, elsewhere)
-├── NoRoom                   the disk of the data folder is full
+├── NoRoom                   the disk of the data folder is full, or takes nothing
 └── DatabaseUnavailable      locked for too long, or gone                    (retry)
 """
 
@@ -137,7 +137,7 @@ class NotHere(NvrError):
 
 
 class NoRoom(NvrError):
-    """The disk of the data folder has no room for what was sent."""
+    """The disk of the data folder has no room for what was sent, or takes nothing for another reason."""
 
 
 class DatabaseUnavailable(NvrError):

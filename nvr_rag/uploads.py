@@ -69,7 +69,7 @@ class Folder:
         self.path = home / _FOLDER
 
     def mark(self) -> str:
-        """The name that this folder has among others; made on first use. Raises NoRoom, OSError."""
+        """The name that this folder has among others; made on first use. Raises NoRoom."""
         with no_room(self.path):
             self.path.mkdir(mode=0o700, exist_ok=True)
             mark = self.path / _MARK
@@ -104,16 +104,16 @@ class Folder:
 
 @contextmanager
 def no_room(folder: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into NoRoom."""
+    """Turn the errors of a disk that is full, or takes nothing for another reason, into NoRoom."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise NoRoom(
-            f"there is no room on the disk of {folder} for what was sent, and nothing of it was kept: make room there, "
-            "and send it again"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = (
+            f"there is no room on the disk of {folder}" if full else f"{folder} cannot be written to ({error.strerror})"
+        )
+        todo = "make room there" if full else "make it writable"
+        raise NoRoom(f"{what}, and nothing of what was sent was kept: {todo}, and send it again") from error
 
 
 def accept(connection: Connection, collection: str, folder: str, files: Sequence[NewUpload]) -> int:

@@ -26,7 +26,7 @@ _COLUMNS = ("id", "kind", "collection", "status", "attempts", "created (UTC)", "
 
 @app.command("list")
 def list_jobs(
-    kind: Annotated[str | None, typer.Option(help="Only of this kind, such as verify or retrain.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind, such as ingest, upload or retrain.")] = None,
     state: Annotated[
         str | None, typer.Option(help="Only queued, running, cancelling, done, failed or cancelled.")
     ] = None,

@@ -23,8 +23,8 @@ def worker(
         str | None,
         typer.Option(
             metavar="K[,K...]",
-            help="What to do: index (keep indexes up with the documents, and their jobs) or train (retrain), or a kind "
-            "of job that names it.  [default: all]",
+            help="What to do: ingest (mirror folders, parse uploads), index (keep indexes up with the documents, and "
+            "their jobs) or train (retrain), or a kind of job that names it.  [default: all]",
         ),
     ] = None,
     check: Annotated[

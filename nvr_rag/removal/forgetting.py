@@ -58,18 +58,27 @@ def _naming(rows: Iterable[Any], names: Collection[str]) -> dict[str, set[str]]:
 
 
 def out_of_jobs(connection: Connection, collection: str, names: Collection[str]) -> None:
-    """Take names out of what jobs about a collection have told, and out of what uploads were answered."""
+    """Take names out of what jobs about a collection are about and have told, and out of what uploads were answered."""
     j, i = t.Job, t.Idempotency
-    told = select(j.id, j.progress, j.result, j.error, j.failures)
+    told = select(j.id, j.payload, j.progress, j.result, j.error, j.failures)
     for row in connection.execute(told.where(j.payload["collection"].as_string() == collection)).all():
         values = {name: getattr(row, name) for name in ("progress", "result", "error", "failures")}
         clean = {name: _blank(value, names) for name, value in values.items()}
+        values["payload"], clean["payload"] = row.payload, _without_files(row.payload, names)
         if clean != values:
             connection.execute(update(j).where(j.id == row.id).values(**clean))
     for row in connection.execute(select(i.key, i.answer)).all():
         answer = _blank(row.answer, names)
         if answer != row.answer:
             connection.execute(update(i).where(i.key == row.key).values(answer=answer))
+
+
+def _without_files(payload: Any, names: Collection[str]) -> Any:
+    """What an upload is about, without the document and the hash of its file."""
+    if not isinstance(payload.get("files"), list):
+        return payload
+    files = [{**one, "document": "", "sha256": ""} if one.get("document") in names else one for one in payload["files"]]
+    return {**payload, "files": files}
 
 
 def _blank(value: Any, names: Collection[str]) -> Any:

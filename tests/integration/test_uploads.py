@@ -21,7 +21,7 @@ from ingest.service import IngestService
 from ingest.uploading import Uploads
 from nvr_rag import disk, documents, idempotency, jobs, uploads
 from nvr_rag.db import tables as t
-from nvr_rag.errors import NotHere
+from nvr_rag.errors import DatabaseUnavailable, NotHere
 from nvr_rag.removal import erasing
 from nvr_rag.running import working
 from nvr_rag.running.services import Service
@@ -343,6 +343,41 @@ def test_what_nobody_waits_for_is_swept(taking: Api) -> None:
     assert uploads.sweep(api.workspace.database, folder) == 0
 
 
+def test_a_database_that_goes_away_leaves_what_may_have_been_promised(
+    taking: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the transaction was committed is not known; what nobody needs is swept later."""
+
+    def lost(*_arguments: object) -> int:
+        raise DatabaseUnavailable("the connection was lost")
+
+    api, folder = taking, Folder(taking.workspace.home)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "accept", lost)
+        response = api.client.post("/v1/documents", files={"file": ("a.txt", b"red fox")})
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    (name,) = folder.names()
+    assert uploads.sweep(api.workspace.database, folder) == 0
+    hours = time.time() - 2 * uploads.ORPHAN_SECONDS
+    os.utime(folder.path / name, (hours, hours))
+    assert uploads.sweep(api.workspace.database, folder) == 1
+
+
+def test_a_job_that_failed_can_be_tried_again_beside_others(taking: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = taking
+    job = send(api, ("a.txt", b"red fox"))["job"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploads, "_parsed", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            parse(api, job)
+    assert jobs.get(api.workspace.database, job).state == "failed"
+    send(api, ("b.txt", b"blue whale"))
+    jobs.retry(api.workspace.database, job)
+    result = parse(api, job)
+    assert result is not None
+    assert result["documents"][0]["outcome"] == "added"
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(taking: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api = taking
     with monkeypatch.context() as patch:
@@ -360,6 +395,12 @@ def test_a_full_disk_is_said_and_leaves_nothing(taking: Api, monkeypatch: pytest
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:nvr-rag:no-room")
     assert "make room" in refused.json()["detail"]
     assert waiting_files(api) == []
+    folder = Folder(api.workspace.home).path
+    folder.rename(folder.with_name("away"))
+    folder.write_text("a file where the folder should be", encoding="utf-8")
+    refused = api.client.post("/v1/documents", files={"file": ("a.txt", b"x")})
+    assert (refused.status_code, "cannot be written to" in refused.json()["detail"]) == (503, True)
+    folder.unlink()
     assert api.call("POST", "/v1/documents", 202, files={"file": ("a.txt", b"x")})["state"] == "queued"
 
 
@@ -623,9 +664,12 @@ def test_what_is_erased_is_not_named_by_jobs_and_answers_any_more(taking: Api) -
     erasing.erase_documents(api.workspace, "default", ["upload:secret.txt"])
     with api.workspace.database.read() as connection:
         told = [*connection.scalars(select(t.Job.result)), *connection.scalars(select(t.Idempotency.answer))]
+        asked = json.dumps(list(connection.scalars(select(t.Job.payload).where(t.Job.kind == "upload"))))
         assert connection.scalar(select(func.count()).select_from(t.Upload)) == 0
     said = json.dumps(told)
     assert "secret" not in said
+    assert hashlib.sha256(b"red fox").hexdigest() not in asked
+    assert hashlib.sha256(b"%PDF-1.7\nnothing").hexdigest() in asked
     assert {"upload:b.pdf", "upload:other"} <= set(said.replace('"', " ").split())
     result = parse(api)
     assert result is not None

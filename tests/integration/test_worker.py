@@ -113,6 +113,7 @@ def test_the_installed_services_have_the_names_that_the_help_gives() -> None:
     known = {service.work: set(service.job_kinds) for service in worker.installed()}
     assert known["train"] == {"retrain"}
     assert "verify" in known["index"]
+    assert known["ingest"] == {"ingest", "upload"}
     result = CommandLine.__call__(None, "worker", "--kinds", "index,weave")  # type: ignore[arg-type]
     assert result.exit_code == 2
     assert "the kinds of work are" in result.stderr

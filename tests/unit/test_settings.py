@@ -159,3 +159,19 @@ def test_a_secret_of_another_user_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     Path(folder, "qdrant__api_key").chmod(0)
     with pytest.raises(ConfigurationError, match=r"qdrant__api_key.*let the user with the id"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "roots"),
+    [("/srv/a:/srv/b", ["/srv/a", "/srv/b"]), ('["/srv/a:b"]', ["/srv/a:b"]), ("", []), ("/srv/a:", ["/srv/a"])],
+)
+def test_roots_are_a_list_of_folders(monkeypatch: pytest.MonkeyPatch, value: str, roots: list[str]) -> None:
+    monkeypatch.setenv("NVR_INGEST__ROOTS", value)
+    assert [str(root) for root in load_settings().ingest.roots] == roots
+
+
+@pytest.mark.parametrize("value", ["srv/a", '["/srv/a"', "[7]"])
+def test_a_root_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NVR_INGEST__ROOTS", value)
+    with pytest.raises(ConfigurationError, match="NVR_INGEST__ROOTS"):
+        load_settings()
