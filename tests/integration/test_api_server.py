@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from nvr_rag import jobs
 from nvr_rag.api import server
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.running import processes
@@ -59,7 +60,7 @@ def test_port_0_takes_a_free_one(host: str, url: str) -> None:
 
 
 @pytest.fixture
-def url(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def served(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, server._Server]]:
     """A workspace served in a thread, which cannot get signals."""
     made: list[server._Server] = []
     told: list[str] = []
@@ -80,10 +81,15 @@ def url(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread = threading.Thread(target=server.serve, args=(workspace, [], listener, on_ready))
     thread.start()
     assert ready.wait(10)
-    yield told[0]
+    yield told[0], made[0]
     made[0].should_exit = True
     thread.join()
     assert processes.alive(workspace.database, "serve") == []
+
+
+@pytest.fixture
+def url(served: tuple[str, server._Server]) -> str:
+    return served[0]
 
 
 def test_other_processes_find_the_server(url: str, workspace: Workspace) -> None:
@@ -94,6 +100,19 @@ def test_other_processes_find_the_server(url: str, workspace: Workspace) -> None
     while processes.alive(workspace.database, "serve")[0].heartbeat_at == found.heartbeat_at:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_those_who_follow_a_job_do_not_hold_up_the_end(
+    served: tuple[str, server._Server], workspace: Workspace
+) -> None:
+    job = jobs.enqueue(workspace.database, "of nobody", {})
+    with httpx.stream("GET", f"{served[0]}/v1/jobs/{job}/events") as response:
+        lines = response.iter_lines()
+        assert next(lines).startswith("retry:")
+        told = time.monotonic()
+        served[1].handle_exit(signal.SIGTERM, None)
+        assert any(line.startswith("data:") for line in lines)  # and then it ends in order
+    assert time.monotonic() - told < server.GRACE_SECONDS / 2
 
 
 @pytest.mark.parametrize(
