@@ -79,7 +79,7 @@ def read_scans(pdf: bytes, parsed: ParsedText, engine: Engine, limits: ParseLimi
     until = time.monotonic() + _SHARE * limits.ocr_seconds
     wanted = blank_pages(parsed)[: limits.ocr_pages]
     found: dict[int, str] = {}
-    why, start, size, seconds = "OCR found no words in them", 0, _BATCH, 0.0
+    why, start, size, seconds = "OCR found nothing legible", 0, _BATCH, 0.0
     while start < len(wanted):
         begun = time.monotonic()
         if begun + 2 * seconds > until:
@@ -89,7 +89,7 @@ def read_scans(pdf: bytes, parsed: ParsedText, engine: Engine, limits: ParseLimi
             batch = wanted[start : start + size]
             found |= recognise(pdf, batch, tessdata=engine.tessdata, languages=engine.languages)
         except ParseFailed as error:
-            why = f"OCR failed on them: {str(error).rpartition('says: ')[2][:120]}"
+            why = f"OCR failed: {str(error).rpartition('says: ')[2][:120]}"
             break
         start, size, seconds = start + size, 2 * size, time.monotonic() - begun
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -53,14 +54,22 @@ def test_a_partly_scanned_document_has_all_its_pages_in_order() -> None:
     assert list(parsed.page_starts) == [0, 16, 40, 53]
     assert parsed.notes == [
         "2 of 4 pages are scans; their text was read by OCR",
-        "1 of 4 pages have no text layer; OCR found no words in them",
+        "1 of 4 pages have no text layer; OCR found nothing legible",
     ]
 
 
 @with_tesseract
 def test_empty_pages_stay_empty() -> None:
-    with pytest.raises(ParseFailed, match=r"has no text layer .*OCR found no words in them"):
+    with pytest.raises(ParseFailed, match=r"has no text layer .*OCR found nothing legible"):
         parse_bytes(files.pdf([[], []]), name="a.pdf")
+
+
+@with_tesseract
+def test_scribble_is_no_text() -> None:
+    chance = Random(1)
+    lines = [f"{chance.randrange(600)} {chance.randrange(800)} {'lm'[n % 7 == 0]}" for n in range(200)]
+    with pytest.raises(ParseFailed, match="OCR found nothing legible"):
+        parse_bytes(files.pdf([f"2 w {' '.join(lines)} S"]), name="a.pdf")
 
 
 def test_only_pages_without_text_are_asked_for_in_growing_batches(stand_in: list[list[int]]) -> None:
