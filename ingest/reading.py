@@ -34,6 +34,7 @@ from nvr_rag.errors import ParseFailed
 from nvr_rag.settings import IngestSettings
 from nvr_rag.types import DocumentState, NewDocument, ParsedText
 
+_SAID = " said:"  # between a parser and a hash of what others say of a document, where somebody does
 _TRIES = 3  # at a file that changes while it is read
 _CHANGING = "changes while it is read; it is taken by the next run, once it is left alone"
 
@@ -120,7 +121,7 @@ class Reader:
 
     def _is_current(self, file: SourceFile, known: Known) -> bool:
         """Whether the text that is stored is what a parser would make of the file now."""
-        parser = known.parser.partition("+")[0]
+        parser = known.parser.partition(_SAID)[0]
         return parser == PARSER and known.state == DocumentState.READY and self._holds(file, known.sha256)
 
     def _timed(self, file: SourceFile, known: Known | None, source: str) -> Read:
@@ -209,13 +210,13 @@ class Reader:
 
 def maker(said: Description) -> str:
     """What makes a version of a document: the parser, and which fields in which words others have added."""
-    return f"{PARSER}+{said.fields_hash()}{said.values_hash()}" if said.fields_hash() else PARSER
+    return f"{PARSER}{_SAID}{said.fields_hash()}{said.values_hash()}" if said.fields_hash() else PARSER
 
 
 def _can_be_retold(known: Known, said: Description) -> bool:
     """Whether what the document says of itself is stored: not where others' words have taken its place, unless the
     same fields are put into other words now."""
-    fields = known.parser.partition("+")[2][: len(said.fields_hash()) or None]
+    fields = known.parser.partition(_SAID)[2][: len(said.fields_hash()) or None]
     return fields in ("", said.fields_hash())
 
 

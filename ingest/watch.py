@@ -52,6 +52,7 @@ class _Watching:
     def __init__(self, workspace: Workspace, what: Watch, stop: threading.Event) -> None:
         self._workspace, self._what, self._stop = workspace, what, stop
         self._patience = Patience("watching")
+        self._new = what.options.create  # the collection; one that is deleted later is not made again
         self._said: Sequence[str] = ()  # what was wrong the last time
         # A hostile file that takes a minute to fail must not take it again with every scan.
         self._failed: MutableMapping[str, tuple[FileState, str]] = {}
@@ -95,10 +96,11 @@ class _Watching:
                 paths,
                 collection=what.collection,
                 allow_empty=what.allow_empty,
-                options=replace(what.options, only=only, failed_before=self._failed),
+                options=replace(what.options, only=only, failed_before=self._failed, create=self._new),
                 watcher=what.watcher,
                 stop=self._stop,
             )
+            self._new = False
             what.on_report(report, not only)
             return report.seconds.get("walk", 0.0)
         finally:

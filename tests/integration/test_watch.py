@@ -14,7 +14,7 @@ from ingest import reading, watch
 from ingest.changes import Changes
 from ingest.report import IngestOptions, IngestReport, Watcher
 from ingest.watch import Watch
-from nvr_rag import corpus
+from nvr_rag import collections, corpus
 from nvr_rag.errors import DatabaseUnavailable
 from nvr_rag.workspace import Workspace
 from tests.integration.sync_support import InProcess, Share
@@ -210,3 +210,14 @@ class TestWhatToLookAt:
         begun = time.monotonic()
         listening.wait(30)
         assert time.monotonic() - begun < 10
+
+
+def test_a_collection_that_is_deleted_is_not_made_again(share: Share) -> None:
+    share.write("a.txt", "one")
+    with Keeper(share, scan_seconds=0.2) as keeper:
+        with share.workspace.database.write() as connection:
+            collections.remove(connection, "default")
+        keeper.until(lambda: keeper.errors)
+        time.sleep(0.5)
+    assert len(keeper.errors) == 1
+    assert "no collection 'default'" in keeper.errors[0]
