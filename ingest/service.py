@@ -20,6 +20,7 @@ from nvr_rag.running.working import JobLoop
 from nvr_rag.uploads import Folder
 from nvr_rag.workspace import Workspace
 
+MAX_UPLOADS = 8  # jobs of uploads at a time; each has a thread that asks the database for another one
 SWEEP_SECONDS = 600.0  # between two looks for files that nobody needs
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,10 @@ class IngestService:
             mirroring.check(workspace, payload)
 
     def start(self, workspace: Workspace) -> None:
-        settings = workspace.settings.ingest
-        self._uploads = Uploads(settings)
+        at_once = min(workspace.settings.ingest.parsers, MAX_UPLOADS)
+        self._uploads = Uploads(workspace.settings.ingest, children=at_once)
         self._loops.append(JobLoop("ingester", {mirroring.KIND: mirroring.mirror}))
-        for number in range(settings.parsers):
+        for number in range(at_once):
             self._loops.append(JobLoop(f"ingester of uploads {number + 1}", {uploads.KIND: self._uploads}))
         for loop in self._loops:
             loop.start(workspace)

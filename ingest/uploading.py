@@ -31,13 +31,13 @@ GONE = "was not found in the folder of uploads any more; upload it again"
 class Uploads:
     """The handler of such jobs; its parsing children go on from one to the next. Safe to share between threads."""
 
-    def __init__(self, settings: IngestSettings) -> None:
+    def __init__(self, settings: IngestSettings, *, children: int = 1) -> None:
         limits = ParseLimits(
             input_bytes=settings.max_file_bytes,
             seconds=settings.parse_timeout_seconds,
             memory_bytes=settings.parse_memory_bytes,
         )
-        self._sandbox = Sandbox(limits, children=settings.parsers)
+        self._sandbox = Sandbox(limits, children=children)
 
     def close(self) -> None:
         """End the children; what one of them is parsing raises NvrError."""

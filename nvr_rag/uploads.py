@@ -29,7 +29,7 @@ from nvr_rag.ids import new_id
 from nvr_rag.transfer.files import sync_folder
 
 KIND = "upload"  # of the jobs that parse them
-ORPHAN_SECONDS = 3600.0  # after which a file that nobody waits for is deleted: a request may be at it
+ORPHAN_SECONDS = 6 * 3600.0  # after which a file that nobody waits for is deleted: until then a request may be at it
 _RETRIABLE = timedelta(days=1)  # so long the files of a failed job stay, so that it can be tried again
 _FOLDER, _MARK = "uploads", ".folder"
 

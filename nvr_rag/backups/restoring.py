@@ -185,7 +185,8 @@ def _job(row: Row) -> Row:
     """What somebody was working on waits for somebody else; what was uploaded and not yet parsed is not there."""
     if row["kind"] == uploads.KIND and row["state"] in ("queued", "running"):
         lost = "the uploaded file was not parsed yet when the backup was made, and is not in it; upload it again"
-        return {**row, "state": "failed", "error": lost, "worker": None, "lease_until": None, "due_at": None}
+        ended = {"state": "failed", "error": lost, "finished_at": row["created_at"]}
+        return {**row, **ended, "worker": None, "lease_until": None, "due_at": None}
     if row["state"] != "running":
         return row
     return {**row, "state": "queued", "worker": None, "lease_until": None}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from nvr_rag import corpus, jobs
+from nvr_rag import corpus, idempotency, jobs, uploads
 from nvr_rag.backups import manifest as manifests
 from nvr_rag.backups import restoring, tables, taking
 from nvr_rag.backups.restoring import restore
@@ -154,6 +154,25 @@ def test_what_was_restored_is_found_once_it_is_indexed(house: House, empty: Sett
         catch_up(workspace, "default")
         again = workspace.retriever.search(Query(text="green tea")).hits
         assert [(hit.chunk_id, hit.score) for hit in again] == found
+
+
+def test_uploads_that_wait_are_not_in_a_backup_and_their_jobs_say_so(
+    house: House, empty: Settings, tmp_path: Path
+) -> None:
+    new = {"file": "f", "name": "a.txt", "media_type": "", "sha256": "0" * 64, "metadata": {}}
+    with house.database.write() as connection:
+        waits = uploads.accept(connection, "default", "mark", [uploads.NewUpload(uri="a", **new)])
+        runs = uploads.accept(connection, "default", "mark", [uploads.NewUpload(uri="b", **new)])
+        idempotency.begin(connection, "k", "f")
+    assert jobs.claim(house.database, "worker", [uploads.KIND], job_id=runs) is not None
+    back_up(house.workspace, tmp_path / "backup")
+    restore(empty, tmp_path / "backup")
+    with opened(empty) as workspace:
+        for job_id in (waits, runs):
+            job = jobs.get(workspace.database, job_id)
+            assert (job.state, "upload it again" in str(job.error)) == ("failed", True)
+        with workspace.database.read() as connection:
+            assert connection.scalars(select(t.Upload)).all() == connection.scalars(select(t.Idempotency)).all() == []
 
 
 def test_numbers_go_on_after_those_that_were_restored(
