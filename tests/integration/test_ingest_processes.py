@@ -1,4 +1,4 @@
-"""Workers that ingest, as processes: several at once, one of them killed, the others told to stop."""
+"""Ingestion by processes: several workers at once, one of them killed, the others told to stop; a killed server."""
 
 from __future__ import annotations
 
@@ -7,31 +7,39 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
+from sqlalchemy import delete
 
 from nvr_rag import collections, documents, jobs, uploads
+from nvr_rag.db import tables as t
 from nvr_rag.jobs import Status
+from nvr_rag.running import processes
 from nvr_rag.types import DocumentState
 from nvr_rag.uploads import Folder, NewUpload
 from tests.integration.test_compose_services import DOUBLE
 from tests.support import House
 
 PATIENCE = 120.0  # the machine may be busy
+WORKER = ("worker", "--kinds", "ingest")
 FOLDERS, FILES, UPLOADS = 3, 25, 12
 # A killed worker's lease ends soon.
 QUICK = "\nimport nvr_rag.jobs\nnvr_rag.jobs.LEASE_SECONDS = 4.0\n"
 
 
 @contextmanager
-def worker(tmp_path: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(tmp_path: Path, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of ours, until it ends or the block does."""
     (tmp_path / "sitecustomize.py").write_text(DOUBLE + QUICK, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NVR_INGEST__ROOTS": str(tmp_path / "share")}
-    command = [str(Path(sys.executable).parent / "nvr-rag"), "worker", "--kinds", "ingest"]
+    environment["NVR_API__PORT"] = "0"
+    command = [str(Path(sys.executable).parent / "nvr-rag"), *arguments]
     with (tmp_path / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -81,11 +89,11 @@ def test_workers_share_the_jobs_and_take_over_from_one_that_is_killed(house: Hou
         return [jobs.get(house.database, job).state for job in asked]
 
     house.workspace.close_index(house.index_id)
-    with worker(tmp_path, "first") as first:
+    with running(tmp_path, "first", *WORKER) as first:
         soon(lambda: "running" in states() or "done" in states(), tmp_path)
         first.send_signal(signal.SIGKILL)
         first.wait()
-    with worker(tmp_path, "second") as second, worker(tmp_path, "third") as third:
+    with running(tmp_path, "second", *WORKER) as second, running(tmp_path, "third", *WORKER) as third:
         soon(lambda: set(states()) <= {"done", "failed"}, tmp_path)
         for process in (second, third):
             process.send_signal(signal.SIGTERM)
@@ -101,3 +109,54 @@ def test_workers_share_the_jobs_and_take_over_from_one_that_is_killed(house: Hou
     assert len(listed) == head == FOLDERS * FILES + UPLOADS  # each was stored, and once
     assert {one.state for one in listed} == {DocumentState.READY}
     assert Folder(house.home).names() == []
+
+
+def serving(house: House, tmp_path: Path) -> str:
+    """The address of the server, once it answers."""
+    soon(lambda: bool(processes.alive(house.database, processes.SERVER)), tmp_path)
+    return str(processes.alive(house.database, processes.SERVER)[0].url)
+
+
+@pytest.mark.timeout(400)
+def test_what_was_acknowledged_is_there_after_the_server_was_killed(house: House, tmp_path: Path) -> None:
+    acknowledged: dict[str, str] = {}
+    house.workspace.close_index(house.index_id)
+
+    def send(url: str, sender: int) -> None:
+        number = 0
+        with suppress(httpx.HTTPError), httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            while True:  # until nobody answers any more
+                uri, text = f"upload:{sender}-{number}", f"sender {sender} number {number} " * 3000
+                answer = client.post("/v1/documents", files={"file": ("a.txt", text)}, data={"uri": uri})
+                if answer.status_code == 202:
+                    acknowledged[uri] = text.strip()
+                number += 1
+
+    with running(tmp_path, "killed", "serve", "--api-only") as server:
+        url = serving(house, tmp_path)
+        senders = [threading.Thread(target=send, args=(url, sender)) for sender in range(3)]
+        for thread in senders:
+            thread.start()
+        soon(lambda: len(acknowledged) > 20, tmp_path)
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        for thread in senders:
+            thread.join()
+    with house.database.write() as connection:
+        connection.execute(delete(t.Process))
+    with running(tmp_path, "second", *WORKER) as second:
+        soon(lambda: not jobs.unfinished(house.database), tmp_path)
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(60) == 0
+    with house.database.read() as connection:
+        for uri, text in acknowledged.items():
+            document = documents.get(connection, "default", uri)
+            assert documents.text_of(connection, document.id).strip() == text
+    # What was on its way belongs to nobody: it is deleted once nobody can be at it any more.
+    folder = Folder(house.home)
+    left = folder.names()
+    assert len(left) <= 3
+    for name in left:
+        os.utime(folder.path / name, (0, 0))
+    assert uploads.sweep(house.database, folder) == len(left)
+    assert folder.names() == []
