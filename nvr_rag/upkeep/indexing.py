@@ -46,6 +46,8 @@ CHARACTERS_A_ROUND = 500_000  # about 500 chunks; a single longer document is a 
 CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is written
 CHUNKS_A_GROUP = 256
 CHUNKS_A_TURN = 256  # of an index that must not keep others waiting
+MEASURED_CHUNKS = 1000  # encoded, after which an encoder's speed is known
+FASTER = 8  # at most so many times as much in a round and in a group, for a fast encoder
 TELL_SECONDS = 1.0  # between two words on how a build goes, within a round
 
 Item = TypeVar("Item")
@@ -89,6 +91,14 @@ def catch_up(
     return work
 
 
+def _times(work: Work) -> int:
+    """How many times the usual a round holds, so that a group takes a fast encoder about a second, too: only many texts
+    at once keep a GPU busy, and every round waits for a disk."""
+    if work.encoded < MEASURED_CHUNKS or not work.seconds["encode"]:
+        return 1
+    return max(1, min(FASTER, int(work.encoded / work.seconds["encode"]) // CHUNKS_A_GROUP))
+
+
 def apply_round(
     database: Database,
     index: LiveIndex,
@@ -102,13 +112,16 @@ def apply_round(
     """Bring the next changes of the log into the index; False when there are none or `stop` came first.
 
     With a `budget` it ends once so many chunks are written, in the middle of a long document if need be: then nothing
-    is advanced, and the next round passes over what is there already.
+    is advanced, and the next round passes over what is there already. What `work` says of the rounds before decides how
+    much one without a budget holds.
     """
+    times = 1 if budget is not None else _times(work)
     with work.timed("database"):
-        found = _next_round(database, index)
+        found = _next_round(database, index, times)
     if found is None:
         return False
-    job = _Job(database=database, index=index, chunker=chunker, round=found, work=work)
+    size = CHUNKS_A_GROUP * times
+    job = _Job(database=database, index=index, chunker=chunker, round=found, work=work, size=size)
     clock, before = _Clock(database, found, work, report), work.written
     with closing(_overlapping(job) if budget is None else _in_turn(job)) as groups:
         for _ in groups:
@@ -146,10 +159,11 @@ class _Job:
     chunker: Chunker
     round: _Round
     work: Work
+    size: int  # of a group, in chunks
 
     def groups(self) -> Generator[list[PlacedChunk]]:
         """The chunks of the round, cut where they were not; in order, so many at a time."""
-        return grouped(self._chunks(), CHUNKS_A_GROUP)
+        return grouped(self._chunks(), self.size)
 
     def _chunks(self) -> Iterator[PlacedChunk]:
         chunking_id = self.round.info.chunking_id
@@ -210,17 +224,17 @@ def _next_group(job: _Job, groups: Iterator[list[PlacedChunk]]) -> Group | None:
     return None if group is None else writing.look_up(job.database, job.index, group, job.work)
 
 
-def _next_round(database: Database, index: LiveIndex) -> _Round | None:
+def _next_round(database: Database, index: LiveIndex, times: int) -> _Round | None:
     """What is to be applied next, in one state of the log; None when the index has everything."""
     with database.read() as connection:
         info = indexes.get(connection, index.info.id)
-        collection_id, since = collection_of(info), info.applied_seq
-        document_ids, upto = corpus.changed_since(connection, collection_id, since, CHANGES_A_ROUND)
+        collection_id, since, most = collection_of(info), info.applied_seq, CHANGES_A_ROUND * times
+        document_ids, upto = corpus.changed_since(connection, collection_id, since, most)
         versions = chunks.versions_at(connection, document_ids, upto)
         lengths = chunks.characters(connection, versions)
-        end = _end(lengths, versions, upto)
+        end = _end(lengths, versions, upto, CHARACTERS_A_ROUND * times)
         if end < upto:
-            document_ids, upto = corpus.changed_since(connection, collection_id, since, CHANGES_A_ROUND, until=end)
+            document_ids, upto = corpus.changed_since(connection, collection_id, since, most, until=end)
             versions = chunks.versions_at(connection, document_ids, upto)
             lengths = chunks.characters(connection, versions)
         head = head_seq(connection, collection_id)
@@ -229,12 +243,12 @@ def _next_round(database: Database, index: LiveIndex) -> _Round | None:
     return _Round(info=info, upto=upto, head=head, versions=versions, lengths=lengths)
 
 
-def _end(lengths: Mapping[int, int], versions: Sequence[Version], upto: int) -> int:
+def _end(lengths: Mapping[int, int], versions: Sequence[Version], upto: int, enough: int) -> int:
     """The number of the change with which there is text enough for a round."""
     total = 0
     for version in versions:
         total += lengths[version.id]
-        if total >= CHARACTERS_A_ROUND:
+        if total >= enough:
             return version.seq
     return upto
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select
@@ -10,7 +13,7 @@ from sqlalchemy import delete, select
 from nvr_rag import deployments, documents, indexes, promotion
 from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Encoder
-from nvr_rag.errors import ChunkingMismatch
+from nvr_rag.errors import ChunkingMismatch, StoreUnavailable
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
 from nvr_rag.upkeep import indexing, pace
 from nvr_rag.upkeep.catching_up import lags
@@ -227,3 +230,105 @@ def test_a_candidate_that_cannot_cut_a_document_harms_nobody_until_it_serves(hou
     assert state(house, "a") == (DocumentState.READY, None)
     assert state(house, "b") == (DocumentState.FAILED, "too wide")
     assert state(house, "c") == (DocumentState.FAILED, "cannot be read any more")
+
+
+# how they go: side by side, and larger for a fast encoder
+
+
+def test_a_fast_encoder_gets_larger_rounds_and_groups_a_slow_one_does_not(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 chunks a second are 10 groups of 100 chunks a second: ten times as much would be in a round, but for the
+    bound of 3."""
+    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 100)
+    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 5)
+    monkeypatch.setattr(indexing, "FASTER", 3)
+    house.put(*[document(f"d{number}", f"text {number}") for number in range(60)])
+    ends = []
+    for encoded, seconds in ((0, 0.0), (999, 0.1), (1000, 1.0), (1000, 5.0), (1000, 20.0)):
+        work = Work(encoded=encoded)
+        work.spend("encode", seconds)
+        before = house.row.applied_seq
+        indexing.apply_round(house.database, house.index, paragraphs, work=work)
+        ends.append(house.row.applied_seq - before)
+    assert ends == [5, 5, 15, 10, 5]
+
+
+def test_while_a_group_is_encoded_the_next_is_looked_up_and_the_last_is_stored(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoder waits inside each group until the next one has been asked for and the one before was written: it
+    would wait for ever if one thing came after the other."""
+    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    house.put(document("a", lines(*[f"part {number}" for number in range(8)])))
+    looked_up, stored = threading.Semaphore(0), threading.Semaphore(0)
+    get, upsert, encode = house.index.points.get, house.index.points.upsert, house.encoder.encode_documents
+    groups = []
+
+    def getting(*args: Any, **options: Any) -> Any:
+        found = get(*args, **options)
+        looked_up.release()
+        return found
+
+    def upserting(*args: Any) -> None:
+        upsert(*args)
+        stored.release()
+
+    def encoding(inputs: Sequence[str]) -> Any:
+        groups.append(len(inputs))
+        assert looked_up.acquire(timeout=30)  # this one
+        if len(groups) < 4:
+            assert looked_up.acquire(timeout=30)  # the next
+            looked_up.release()
+        if len(groups) > 1:
+            assert stored.acquire(timeout=30)  # the one before
+        return encode(inputs)
+
+    monkeypatch.setattr(house.index.points, "get", getting)
+    monkeypatch.setattr(house.index.points, "upsert", upserting)
+    monkeypatch.setattr(house.encoder, "encode_documents", encoding)
+    assert house.catch_up().encoded == 8
+    assert groups == [2, 2, 2, 2]
+    assert house.verify().clean
+
+
+def test_equal_inputs_in_neighbouring_groups_are_encoded_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second group is looked up before the first one is stored."""
+    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    house.put(document("a", lines("one", "echo", "echo", "two", "echo", "echo")))
+    work = house.catch_up()
+    assert (house.encoder.encoded, work.encoded, work.reused) == (3, 3, 3)
+    assert house.verify().clean
+
+
+def test_after_an_error_nothing_more_is_written(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    house.put(document("a", lines(*[f"part {number}" for number in range(10)])))
+    upsert, calls = house.index.points.upsert, []
+
+    def failing(points: Any) -> None:
+        calls.append(len(points))
+        if len(calls) == 2:
+            raise StoreUnavailable("the store is away")
+        upsert(points)
+
+    monkeypatch.setattr(house.index.points, "upsert", failing)
+    with pytest.raises(StoreUnavailable):
+        house.catch_up()
+    assert (calls, house.row.applied_seq, len(house.points())) == ([2, 2], 0, 2)
+    monkeypatch.undo()
+    assert house.catch_up().encoded == 8
+    assert house.verify().clean
+
+
+def test_what_it_took_is_told_by_stage_and_added_up(house: House) -> None:
+    house.put(document("a", lines("one", "two")))
+    first = house.catch_up()
+    assert set(first.seconds) == {"database", "cut", "compare", "encode", "lexical", "upsert", "flush"}
+    assert all(seconds > 0 for seconds in first.seconds.values())
+    both = Work(encoded=1)
+    both.add(first)
+    both.add(first)
+    assert both.encoded == 5
+    assert both.seconds == {stage: pytest.approx(2 * seconds) for stage, seconds in first.seconds.items()}
+    json.dumps(both.seconds)
