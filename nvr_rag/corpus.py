@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, Table, bindparam, delete, insert, select, update
 
 from nvr_rag import collections
 from nvr_rag.db import tables as t
@@ -55,9 +55,15 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
     current = _current(connection, ids)
     changed = [i for i, key in enumerate(ids) if not _says_the_same(current.get(key), documents[i])]
     seq = collections.allocate_seq(connection, collection_id, len(changed)) if changed else 0
-    answers = {}
-    for number, i in enumerate(changed, start=seq):
-        answers[i] = _store(connection, collection_id, ids[i], documents[i], current.get(ids[i]), number)
+    changes = [
+        _Change(key=ids[i], seq=number, document=documents[i], row=current.get(ids[i]))
+        for number, i in enumerate(changed, start=seq)
+    ]
+    _store(connection, collection_id, changes)
+    answers = {
+        i: Put(document_id=change.key, outcome=change.outcome, seq=change.seq)
+        for i, change in zip(changed, changes, strict=True)
+    }
     for i in set(range(len(ids))) - set(changed):
         _refresh(connection, current[ids[i]], documents[i])
     return [answers.get(i, Put(document_id=key, outcome=Outcome.UNCHANGED, seq=0)) for i, key in enumerate(ids)]
@@ -209,45 +215,74 @@ def _says_the_same(row: RowMapping | None, document: NewDocument) -> bool:
     )
 
 
-def _store(
-    connection: Connection,
-    collection_id: int,
-    key: str,
-    document: NewDocument,
-    row: RowMapping | None,
-    seq: int,
-) -> Put:
-    parsed = document.parsed
-    generation = (row["generation"] if row else 0) + 1
-    fields: dict[str, Any] = {
-        "source": document.source,
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """A new version on its way into the log."""
+
+    key: str  # the document's id
+    seq: int
+    document: NewDocument
+    row: RowMapping | None  # what is there of the document
+
+    @property
+    def generation(self) -> int:
+        return (self.row["generation"] if self.row else 0) + 1
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome.UPDATED if _answers(self.row) else Outcome.ADDED
+
+
+def _store(connection: Connection, collection_id: int, changes: Sequence[_Change]) -> None:
+    """A statement for all of them in each table: one for each would take longer to make than to run."""
+    d, v, c = (_table(kind) for kind in (t.Document, t.DocumentVersion, t.Change))
+    added = [_document_row(change) for change in changes if change.row is None]
+    replaced = [_document_row(change) for change in changes if change.row is not None]
+    if added:
+        rows = [{**row, "collection_id": collection_id} for row in added]
+        connection.execute(insert(d), [{**row, "id": row.pop("key")} for row in rows])
+    if replaced:
+        values: dict[str, Any] = {name: bindparam(name) for name in replaced[0] if name not in ("key", "uri")}
+        connection.execute(update(d).where(d.c.id == bindparam("key")).values(values), replaced)
+    if changes:
+        connection.execute(insert(v), [_version_row(change) for change in changes])
+        logged = {"collection_id": collection_id, "kind": "put"}
+        connection.execute(insert(c), [{**logged, "seq": one.seq, "document_id": one.key} for one in changes])
+
+
+def _table(kind: type[t.Base]) -> Table:
+    assert isinstance(kind.__table__, Table)
+    return kind.__table__
+
+
+def _document_row(change: _Change) -> dict[str, Any]:
+    return {
+        "key": change.key,
+        "uri": change.document.uri,
+        "source": change.document.source,
         "state": "ready",
         "error": None,
-        "acl": document.acl,
-        "generation": generation,
+        "acl": change.document.acl,
+        "generation": change.generation,
         "updated_at": t.now(),
     }
-    if row is None:
-        connection.execute(insert(t.Document).values(id=key, collection_id=collection_id, uri=document.uri, **fields))
-    else:
-        connection.execute(update(t.Document).where(t.Document.id == key).values(**fields))
-    connection.execute(
-        insert(t.DocumentVersion).values(
-            document_id=key,
-            generation=generation,
-            seq=seq,
-            sha256=document.sha256,
-            parser=document.parser,
-            media_type=parsed.media_type,
-            title=parsed.title,
-            meta=parsed.metadata,
-            text=parsed.text,
-            text_format=parsed.format,
-            page_starts=list(parsed.page_starts),
-        )
-    )
-    _log(connection, collection_id, seq, key, "put")
-    return Put(document_id=key, outcome=Outcome.UPDATED if _answers(row) else Outcome.ADDED, seq=seq)
+
+
+def _version_row(change: _Change) -> dict[str, Any]:
+    document, parsed = change.document, change.document.parsed
+    return {
+        "document_id": change.key,
+        "generation": change.generation,
+        "seq": change.seq,
+        "sha256": document.sha256,
+        "parser": document.parser,
+        "media_type": parsed.media_type,
+        "title": parsed.title,
+        "metadata": parsed.metadata,
+        "text": parsed.text,
+        "text_format": parsed.format,
+        "page_starts": list(parsed.page_starts),
+    }
 
 
 def _log(connection: Connection, collection_id: int, seq: int, key: str, kind: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import IntegrityError
 
 from nvr_rag import corpus, documents
@@ -202,6 +202,10 @@ def test_an_unknown_collection_is_named_with_those_there_are(house: House) -> No
         corpus.put(connection, "nowhere", [document("a", "1")])
 
 
+def mirrored_under(connection: Connection, root: str) -> dict[str, Known]:
+    return {known.uri: known for known in documents.known(connection, "default", root)}
+
+
 def test_known_is_what_was_mirrored_from_under_a_root(house: House) -> None:
     house.put(
         document("file:///srv/a.md", "1", source="file:///srv", parser="p"),
@@ -215,15 +219,19 @@ def test_known_is_what_was_mirrored_from_under_a_root(house: House) -> None:
     house.fail("file:///srv/bad.pdf", source="file:///srv")
     house.fail("file:///srv/back.md", source="file:///srv")
     with house.database.read() as connection:
-        known = documents.known(connection, "default", "file:///srv")
-        assert set(documents.known(connection, "default", "file:///srv/sub")) == {"file:///srv/sub/b.md"}
-        assert set(documents.known(connection, "default", "file:///srv/a.md")) == {"file:///srv/a.md"}
+        known = mirrored_under(connection, "file:///srv")
+        assert set(mirrored_under(connection, "file:///srv/sub")) == {"file:///srv/sub/b.md"}
+        assert set(mirrored_under(connection, "file:///srv/a.md")) == {"file:///srv/a.md"}
     assert set(known) == {f"file:///srv/{name}" for name in ("a.md", "sub/b.md", "bad.pdf", "back.md")}
     assert known["file:///srv/a.md"] == Known(
+        uri="file:///srv/a.md",
         document_id=document_id("default", "file:///srv/a.md"),
         sha256=sha256_text("1"),
         parser="p",
         state=DocumentState.READY,
+        error=None,
+        source="file:///srv",
+        acl=None,
     )
     for name in ("bad.pdf", "back.md"):  # nothing that could be found unchanged
         assert (known[f"file:///srv/{name}"].sha256, known[f"file:///srv/{name}"].state) == ("", DocumentState.FAILED)
@@ -233,7 +241,7 @@ def test_the_last_to_put_a_document_says_where_it_comes_from(house: House) -> No
     house.put(document("file:///srv/a.md", "1"))
     assert outcomes(house, document("file:///srv/a.md", "1", source="file:///srv")) == [("unchanged", 0)]
     with house.database.read() as connection:
-        assert set(documents.known(connection, "default", "file:///srv")) == {"file:///srv/a.md"}
+        assert set(mirrored_under(connection, "file:///srv")) == {"file:///srv/a.md"}
 
 
 def test_documents_are_listed_by_uri_in_pages(house: House) -> None:
