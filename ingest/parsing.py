@@ -24,8 +24,6 @@ from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 
-__all__ = ["DEFAULT_LIMITS", "PARSER", "ParseLimits", "check_size", "parse_bytes"]
-
 PARSER = f"nvr-2/{VERSION}"  # stored with each version; a change of it makes documents be parsed anew
 
 

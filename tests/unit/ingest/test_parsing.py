@@ -8,7 +8,8 @@ import zipfile
 import pytest
 
 from ingest import ocr
-from ingest.parsing import DEFAULT_LIMITS, PARSER, ParseLimits, parse_bytes
+from ingest.limits import DEFAULT_LIMITS, ParseLimits
+from ingest.parsing import PARSER, parse_bytes
 from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import TextFormat

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ingest import sandbox as sandbox_module
-from ingest.parsing import ParseLimits
+from ingest.limits import ParseLimits
 from ingest.sandbox import Sandbox
 from nvr_rag.errors import ConfigurationError, NvrError, ParseFailed
 from tests.unit.ingest import files
