@@ -81,7 +81,7 @@ class _Watching:
                 seconds = max(seconds, _SHARE * self._run(there, only))
             self._patience.succeeded()
         except Exception as error:  # whatever it is, the next scan may find it gone
-            troubles.append(in_words(error))
+            troubles += [words for path in there if (words := _away(path)) is not None] or [in_words(error)]
             if isinstance(error, NvrError) and error.retry:
                 seconds = min(seconds, self._patience.failed(error))
         self._tell(troubles)
