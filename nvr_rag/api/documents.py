@@ -15,6 +15,7 @@ from starlette.responses import Response
 from nvr_rag import collections, corpus, idempotency, ids, uploads
 from nvr_rag import documents as stored
 from nvr_rag.api.dependencies import InCollection, PartsOf
+from nvr_rag.api.intake import UploadAnswer
 from nvr_rag.api.limits import NoControls, Uri
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import (
@@ -26,7 +27,6 @@ from nvr_rag.api.schemas import (
     PutDocuments,
     PutResult,
     TextDocument,
-    UploadAnswer,
 )
 from nvr_rag.api.uploads import POLL_SECONDS, Key, form_body, is_indexed
 from nvr_rag.db.session import Database

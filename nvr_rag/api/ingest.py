@@ -12,8 +12,9 @@ from starlette.responses import Response
 from nvr_rag import collections, idempotency, ids, jobs, roots
 from nvr_rag.api.dependencies import PartsOf
 from nvr_rag.api.events import info_of
+from nvr_rag.api.intake import IngestRequest
 from nvr_rag.api.openapi import problem_responses
-from nvr_rag.api.schemas import IngestRequest, JobInfo
+from nvr_rag.api.schemas import JobInfo
 from nvr_rag.api.uploads import Key
 
 KIND = "ingest"

@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nvr_rag import collections, deployments, idempotency, ids, indexes, jobs, uploads
 from nvr_rag.api.dependencies import Parts, PartsOf
+from nvr_rag.api.intake import UploadAnswer, UploadFields, UploadResult
 from nvr_rag.api.receiving import FILE, MAX_FILES, Received, Receiver
-from nvr_rag.api.schemas import UploadAnswer, UploadFields, UploadResult
 from nvr_rag.db.session import Database
 from nvr_rag.errors import DatabaseUnavailable, InvalidInput
 from nvr_rag.jobs import Job
