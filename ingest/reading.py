@@ -7,6 +7,7 @@ in child processes. Nothing is written, apart from the stamps of what was read.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
 import threading
@@ -30,13 +31,16 @@ from ingest.stamps import FileState, Stamps
 from nvr_rag import documents
 from nvr_rag.db.session import Database
 from nvr_rag.documents import Known
-from nvr_rag.errors import ParseFailed
+from nvr_rag.errors import NotFound, NvrError, ParseFailed
 from nvr_rag.settings import IngestSettings
 from nvr_rag.types import DocumentState, NewDocument, ParsedText
 
 _SAID = " said:"  # between a parser and a hash of what others say of a document, where somebody does
 _TRIES = 3  # at a file that changes while it is read
 _CHANGING = "changes while it is read; it is taken by the next run, once it is left alone"
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,9 +141,15 @@ class Reader:
             if verdict.need is Need.NOTHING:
                 return Read(uri=file.uri, source=source)
             self._check_not_failed_before(file)
-            sha256, parsed = self._retold(verdict) if verdict.need is Need.RETELL else self._parsed(file)
+            sha256, parsed = self._retold(file, verdict) if verdict.need is Need.RETELL else self._parsed(file)
         except ParseFailed as error:
             return Read(uri=file.uri, failure=str(error), source=source)
+        except NvrError:
+            raise
+        except Exception as error:  # what nobody has foreseen about one file must not keep the others out
+            log.exception("%s could not be read", file.uri)
+            reason = f"could not be read: unexpected {type(error).__name__}: {error}"
+            return Read(uri=file.uri, failure=reason, source=source)
         said = verdict.said
         document = NewDocument(
             uri=file.uri,
@@ -155,10 +165,13 @@ class Reader:
         )
         return Read(uri=file.uri, document=document, source=source)
 
-    def _retold(self, verdict: Verdict) -> tuple[str, ParsedText]:
+    def _retold(self, file: SourceFile, verdict: Verdict) -> tuple[str, ParsedText]:
         assert verdict.known is not None
-        with self._database.read() as connection:
-            return verdict.known.sha256, documents.parsed(connection, verdict.known.document_id)
+        try:
+            with self._database.read() as connection:
+                return verdict.known.sha256, documents.parsed(connection, verdict.known.document_id)
+        except NotFound:  # it was erased meanwhile, and is there again
+            return self._parsed(file)
 
     def _parsed(self, file: SourceFile) -> tuple[str, ParsedText]:
         """Of one state of the file: what was half written when it was read is read again."""

@@ -305,6 +305,19 @@ class TestChanges:
             share.sync()
         assert set(share.stored) == {"a.txt", "b.txt"}
 
+    def test_what_nobody_has_foreseen_about_one_file(self, share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+        share.write("a.txt")
+        share.write("b.txt", "calm")
+
+        def fail(path: Path) -> None:
+            if path.name == "a.txt":
+                raise RuntimeError("who would have thought")
+
+        monkeypatch.setattr(InProcess, "before", staticmethod(fail))
+        report = share.sync()
+        assert counts(report) == (1, 0, 0, 0, 1)
+        assert report.failed[0].reason == "could not be read: unexpected RuntimeError: who would have thought"
+
 
 class TestStamps:
     """What has not changed is not read again, and what may have is."""
