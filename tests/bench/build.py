@@ -1,6 +1,6 @@
 """What a build costs: its speed beside bare encoding, and memory that does not grow with the collection.
 
-    python -m tests.bench.build [--chunks 1500] [--rounds 5] [--documents 1000 10000 50000] [--threads 1]
+    python -m tests.bench.build [--chunks 1500] [--rounds 5] [--documents 1000 10000 100000] [--threads 1]
 
 Speed: the real encoder, the same chunk inputs, in one process; in turn, encoded in one call, and written by a build of
 an index on a real Edge store; medians. Memory: anonymous memory (RssAnon) of a process that ingests documents and then
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--documents", type=int, nargs="*", default=[1_000, 10_000, 50_000])
+    parser.add_argument("--documents", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--child", nargs=3, metavar=("WHAT", "WORK", "COUNT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

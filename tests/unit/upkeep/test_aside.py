@@ -29,9 +29,9 @@ def test_steps_are_done_in_order_by_one_other_thread() -> None:
 
 def test_after_a_step_that_failed_none_is_begun() -> None:
     done: list[int] = []
-    with pytest.raises(ZeroDivisionError), Aside("side") as aside:
-        failing = aside.do(lambda: 1 / 0)
-        later = aside.do(lambda: done.append(1))
+    with Aside("side") as aside:
+        failing, later = aside.do(lambda: 1 / 0), aside.do(lambda: done.append(1))
+    with pytest.raises(ZeroDivisionError):
         failing.result()
     assert (done, type(later.exception())) == ([], RuntimeError)
 
@@ -45,12 +45,16 @@ def test_an_error_of_the_caller_ends_what_waits() -> None:
         assert may_go_on.wait(30)
         done.append(1)
 
-    with pytest.raises(KeyboardInterrupt), Aside("side") as aside:
-        aside.do(slow)
-        aside.do(lambda: done.append(2))
-        assert begun.wait(30)
-        threading.Timer(0.05, may_go_on.set).start()
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with Aside("side") as aside:
+            aside.do(slow)
+            aside.do(lambda: done.append(2))
+            assert begun.wait(30)
+            threading.Timer(0.05, may_go_on.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == [1]  # what was begun is over before the block is left, and the next is never begun
 
 
