@@ -46,8 +46,13 @@ class Settling:
         if error is not None:
             self._stop.set()
         self._finished.set()
-        while self._thread.is_alive():
-            self._thread.join(0.2)  # in small steps, so that Ctrl-C is heard
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.2)  # in small steps, so that Ctrl-C is heard
+        except BaseException:  # nobody waits any more, and nothing may go on behind their back
+            self._stop.set()
+            self._thread.join()
+            raise
         if self._error is not None and error is None:
             raise self._error
 

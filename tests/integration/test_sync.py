@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -484,6 +485,30 @@ class TestOddities:
         with pytest.raises(Conflict, match="/x holds no documents"):
             share.sync(share.root / "x", share.root / "y")
         assert set(share.stored) == {"x/a.txt", "y/c.txt"}
+
+
+def test_interrupting_while_it_indexes_leaves_nothing_running(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    share.write("a.txt", "one")
+    share.sync()
+    share.write("b.txt", "two")
+    points, main = share.workspace.index(1).points, threading.main_thread()
+    upsert, join = points.upsert, threading.Thread.join
+    interrupts = [KeyboardInterrupt()]
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.3)
+        upsert(*arguments)
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "indexing" and threading.current_thread() is main and interrupts:
+            raise interrupts.pop()
+        join(thread, timeout)
+
+    monkeypatch.setattr(points, "upsert", slow)
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        share.sync()
+    assert "indexing" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_failed_document_is_tried_again_unless_told_otherwise(share: Share) -> None:
