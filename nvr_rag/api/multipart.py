@@ -1,7 +1,7 @@
 """multipart/form-data as it arrives: bytes enter in pieces of any size, parts leave as they come. Pure.
 
 Nothing is kept but the piece at hand, so a part may be as large as it likes. It knows no file and no field; names that
-clients give are text for people, never paths.
+clients give are text for people, never paths. The only file that imports python_multipart.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from urllib.parse import unquote
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
 
 from nvr_rag.errors import NvrError
 
 MAX_PARTS = 200
 MAX_HEAD_BYTES = 16_384  # of the header lines of one part
 MAX_NAME_CHARACTERS = 255  # of a file
-_MAX_PREAMBLE_BYTES = 65_536
-_MAX_PADDING_BYTES = 100  # behind a boundary
 _BOUNDARY = re.compile(r';\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s";,]{1,70}))\s*(?:;|$)', re.I)
 _PARAMETER = re.compile(r';\s*([\w*-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";]*))')
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -42,14 +42,6 @@ class End:
     """The part at hand is complete."""
 
 
-class _State(Enum):
-    PREAMBLE = auto()  # before the first boundary
-    BOUNDARY = auto()  # behind one: another part, or the end
-    HEAD = auto()
-    BODY = auto()
-    EPILOGUE = auto()  # behind the last boundary
-
-
 def boundary_of(content_type: str) -> bytes:
     """The boundary that a Content-Type names. Raises Malformed."""
     found = _BOUNDARY.search(content_type)
@@ -64,83 +56,73 @@ class Parser:
     """One body."""
 
     def __init__(self, boundary: bytes) -> None:
-        self._delimiter = b"\r\n--" + boundary
-        self._buffer = bytearray(b"\r\n")  # the first boundary may stand at the very beginning
-        self._state, self._parts = _State.PREAMBLE, 0
+        self._parts, self._head_bytes, self._ended = 0, 0, False
+        self._headers: dict[str, str] = {}
+        self._field, self._value = bytearray(), bytearray()
+        self._events: list[Head | bytes | End] = []
+        self._library = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._heard(self._field, data[start:end]),
+                "on_header_value": lambda data, start, end: self._heard(self._value, data[start:end]),
+                "on_header_end": self._header,
+                "on_headers_finished": lambda: self._events.append(_head_of(self._headers)),
+                "on_part_data": lambda data, start, end: self._events.append(bytes(data[start:end])),
+                "on_part_end": lambda: self._events.append(End()),
+                "on_end": self._end,
+            },
+            max_header_size=MAX_HEAD_BYTES,
+        )
 
     def feed(self, data: bytes) -> Iterator[Head | bytes | End]:
         """What comes out of the next bytes. Raises Malformed."""
-        self._buffer += data
-        before = None
-        while self._state is not before:
-            before = self._state
-            if before is _State.EPILOGUE:
-                self._buffer.clear()
-            elif before is _State.BOUNDARY:
-                self._boundary()
-            elif before is _State.HEAD:
-                yield from self._head()
-            else:
-                yield from self._content()
+        if self._ended:
+            return  # what stands behind the last boundary means nothing
+        wrong: Malformed | None = None
+        try:
+            self._library.write(data)
+        except Malformed as error:
+            wrong = error
+        except FormParserError as error:
+            wrong = Malformed(f"the body is not the multipart/form-data that its Content-Type names: {error}")
+        events, self._events = self._events, []
+        yield from events  # what came before it may be wrong in a way that can be told better
+        if wrong is not None:
+            raise wrong
 
     def end(self) -> None:
         """The body has ended. Raises Malformed when it is not complete."""
-        if self._state is _State.PREAMBLE:
+        if not self._parts:
             raise Malformed(
                 "the body is not multipart/form-data: the boundary that its Content-Type names is not in it"
             )
-        if self._state is not _State.EPILOGUE:
+        if not self._ended:
             raise Malformed("the body is cut off: its last boundary is missing; send it again")
 
-    def _content(self) -> Iterator[bytes | End]:
-        """What stands before the next boundary."""
-        inside = self._state is _State.BODY
-        at = self._buffer.find(self._delimiter)
-        upto = at if at >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
-        if not inside and upto > _MAX_PREAMBLE_BYTES:
-            raise Malformed("the body is not multipart/form-data: it does not begin with its boundary")
-        if at < 0 and not inside:
-            return
-        if inside and upto:
-            yield bytes(self._buffer[:upto])
-        del self._buffer[: upto + (len(self._delimiter) if at >= 0 else 0)]
-        if at >= 0:
-            self._state = _State.BOUNDARY
-            if inside:
-                yield End()
-
-    def _boundary(self) -> None:
-        if self._buffer.startswith(b"--"):
-            self._state = _State.EPILOGUE
-            return
-        line = self._buffer.find(b"\r\n")
-        if line < 0:
-            if len(self._buffer) > _MAX_PADDING_BYTES:
-                raise Malformed("the body is not multipart/form-data: a boundary does not end its line")
-            return
-        if bytes(self._buffer[:line]).strip(b" \t") or line > _MAX_PADDING_BYTES:
-            raise Malformed("the body is not multipart/form-data: something stands behind a boundary")
-        del self._buffer[:line]  # the line break stays: it ends the line before the first header
-        self._state = _State.HEAD
-
-    def _head(self) -> Iterator[Head]:
-        at = self._buffer.find(b"\r\n\r\n")
-        if at > MAX_HEAD_BYTES or (at < 0 and len(self._buffer) > MAX_HEAD_BYTES):
-            raise Malformed(f"the header of a part is longer than {MAX_HEAD_BYTES} bytes")
-        if at < 0:
-            return
+    def _begin(self) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise Malformed(f"the body has more than {MAX_PARTS} parts; send fewer files at once")
-        head = _head_of(bytes(self._buffer[:at]).decode("utf-8", "replace"))
-        del self._buffer[: at + 4]
-        self._state = _State.BODY
-        yield head
+        self._headers, self._head_bytes = {}, 0
+
+    def _heard(self, into: bytearray, data: bytes) -> None:
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise Malformed(f"the header of a part is longer than {MAX_HEAD_BYTES} bytes")
+        into += data
+
+    def _header(self) -> None:
+        name, value = (text.decode("utf-8", "replace").strip() for text in (self._field, self._value))
+        self._headers[name.lower()] = value
+        self._field.clear()
+        self._value.clear()
+
+    def _end(self) -> None:
+        self._ended = True
 
 
-def _head_of(text: str) -> Head:
-    lines = (line.partition(":") for line in text.split("\r\n"))
-    headers = {name.strip().lower(): value.strip() for name, colon, value in lines if colon}
+def _head_of(headers: Mapping[str, str]) -> Head:
     disposition = headers.get("content-disposition", "")
     parameters = _parameters(disposition)
     if disposition.partition(";")[0].strip().lower() != "form-data" or "name" not in parameters:

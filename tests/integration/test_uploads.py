@@ -576,9 +576,9 @@ PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
     [
         ("multipart/form-data", b"--b\r\n", 400, "does not name its boundary"),
         (FORM, b"", 400, "not in it"),
-        (FORM, b"no form", 400, "not in it"),
+        (FORM, b"no form", 400, "is not the multipart/form-data"),
         (FORM, PART % b'file"; filename="a' + b"x", 400, "cut off"),
-        (FORM, b"--b\r\n" + b"A: " + b"x" * 20_000, 400, "header of a part"),
+        (FORM, b"--b\r\n" + b"A: " + b"x" * 20_000, 400, "Maximum header size"),
         (FORM, PART % b"x" + b"\xff\r\n--b--", 422, "UTF-8"),
         (FORM, b"".join(PART % b"%d" % number + b"\r\n" for number in range(3000)) + b"--b--", 422, "too many fields"),
         ("multipart/mixed; boundary=b", b"--b--", 415, "multipart/form-data"),

@@ -113,19 +113,17 @@ def test_a_long_name_keeps_its_ending() -> None:
     assert file_name("x" * 1000) == "x" * 255
 
 
-def test_what_stands_around_the_parts_is_passed_over() -> None:
-    body = b"preamble\r\n" + field("a", b"1") + b"--" + BOUNDARY + b"--\r\nepilogue\r\n" + field("b")
+def test_what_stands_behind_the_parts_is_passed_over() -> None:
+    body = field("a", b"1") + b"--" + BOUNDARY + b"--\r\nepilogue\r\n" + field("b")
     assert [(head.name, content) for head, content in parsed(body, 4)] == [("a", b"1")]
-    spaced = field("a").replace(BOUNDARY + b"\r\n", BOUNDARY + b" \t\r\n")
-    assert [head.name for head, _ in parsed(form(spaced), 1)] == ["a"]
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
         (b"", "its Content-Type names is not in it"),
-        (b"no form at all", "its Content-Type names is not in it"),
-        (b"x" * 100_000, "does not begin with its boundary"),
+        (b"no form at all", "is not the multipart/form-data that its"),
+        (b"x" * 100_000, "is not the multipart/form-data that its"),
         (field("a"), "is cut off"),
         (form(field("a"))[:-6], "is cut off"),
         (field("a")[:-3], "is cut off"),
@@ -133,10 +131,13 @@ def test_what_stands_around_the_parts_is_passed_over() -> None:
         (form(part("Content-Disposition: attachment; name=a", b"x")), "Content-Disposition"),
         (form(part("Content-Disposition: form-data", b"x")), "Content-Disposition"),
         (b"--" + BOUNDARY + b"\r\n\r\nx\r\n--" + BOUNDARY + b"--", "Content-Disposition"),
-        (b"--" + BOUNDARY + b"more\r\n", "something stands behind a boundary"),
-        (b"--" + BOUNDARY + b" " * 500, "does not end its line"),
-        (b"--" + BOUNDARY + b"\r\n" + b"a: b\r\n" * 10_000, f"longer than {MAX_HEAD_BYTES} bytes"),
-        (form(part("X: " + "y" * MAX_HEAD_BYTES, b"x")), f"longer than {MAX_HEAD_BYTES} bytes"),
+        (b"--" + BOUNDARY + b"more\r\n", "is not the multipart/form-data that its"),
+        (b"--" + BOUNDARY + b" " * 500, "is not the multipart/form-data that its"),
+        (b"--" + BOUNDARY + b"\r\n" + b"a: b\r\n" * 10_000, "is not the multipart/form-data that its"),
+        (
+            form(part("\r\n".join(f"X{n}: " + "y" * (MAX_HEAD_BYTES // 4) for n in range(5)), b"x")),
+            "header of a part is longer",
+        ),
         (form(*[field("a", b"")] * (MAX_PARTS + 1)), f"more than {MAX_PARTS} parts"),
     ],
 )
@@ -166,4 +167,4 @@ def test_nothing_of_a_large_part_is_kept() -> None:
     for _ in range(64):
         came = sum(len(event) for event in parser.feed(bytes(2**20)) if isinstance(event, bytes))
         assert 2**20 - len(BOUNDARY) - 4 <= came <= 2**20 + len(BOUNDARY) + 4
-        assert len(parser._buffer) < 100
+        assert not parser._events
