@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import stat
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from ingest.limits import ParseLimits, check_size
 from nvr_rag.errors import ParseFailed
 
+_NO_FILE = "is not a regular file"
 CHANGED = "changed while it was read; it is read again by the next run"
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> FileIO:
     """The file, opened to be read. Raises OSError, and ParseFailed for what is not a regular file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ParseFailed("is not a regular file")
-    return open(descriptor, "rb", buffering=0)
+    try:
+        file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115  # it is handed over
+    except IsADirectoryError as error:
+        raise ParseFailed(_NO_FILE) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ParseFailed(_NO_FILE)
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block
 
 
 def read_file(path: str | Path, limits: ParseLimits) -> bytes:
@@ -49,7 +57,7 @@ def _read_once(path: str | Path, limits: ParseLimits) -> bytes | None:
     return data if same and len(data) == before.st_size else None
 
 
-def _at_most(file: BinaryIO, size: int) -> bytes:
+def _at_most(file: FileIO, size: int) -> bytes:
     """Up to so many bytes: a file may grow for as long as it is read."""
     parts: list[bytes] = []
     while size > 0 and (part := file.read(min(size, 1 << 20))):

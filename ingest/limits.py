@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nvr_rag.errors import ParseFailed
+
+if TYPE_CHECKING:  # a parsing child needs no settings, and they are slow to import
+    from nvr_rag.settings import IngestSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +29,17 @@ class ParseLimits:
 
 
 DEFAULT_LIMITS = ParseLimits()
+
+
+def limits_of(settings: IngestSettings) -> ParseLimits:
+    """The limits that a process was told."""
+    return ParseLimits(
+        input_bytes=settings.max_file_bytes,
+        pages=settings.max_pages,
+        ocr_pages=settings.ocr_pages,
+        seconds=settings.parse_timeout_seconds,
+        memory_bytes=settings.parse_memory_bytes,
+    )
 
 
 def check_size(size: int, limits: ParseLimits) -> None:

@@ -20,7 +20,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 from ingest import sidecars
-from ingest.limits import ParseLimits, check_size
+from ingest.file_bytes import open_regular
+from ingest.limits import check_size, limits_of
 from ingest.parsing import PARSER
 from ingest.report import IngestOptions
 from ingest.sandbox import Sandbox
@@ -83,11 +84,7 @@ class Reader:
         *,
         root: Path,
     ) -> None:
-        self._limits = ParseLimits(
-            input_bytes=settings.max_file_bytes,
-            seconds=settings.parse_timeout_seconds,
-            memory_bytes=settings.parse_memory_bytes,
-        )
+        self._limits = limits_of(settings)
         self._database, self._stamps, self._options, self._stop = database, stamps, options, stop
         self._inside, self._children = os.path.realpath(root), settings.parsers
         self._sandbox = Sandbox(self._limits, children=settings.parsers)
@@ -202,13 +199,13 @@ class Reader:
             return True
         try:
             now = time.time_ns()
-            with file.path.open("rb") as opened:
+            with open_regular(file.path) as opened:
                 before = FileState.of(os.fstat(opened.fileno()))
                 same = hashlib.file_digest(opened, "sha256").hexdigest() == sha256
                 if same and FileState.of(os.fstat(opened.fileno())) == before:
                     self._stamps.keep(file.path, before, sha256, now)
             return same
-        except OSError:
+        except (OSError, ParseFailed):
             return False  # the sandbox will say what is wrong with it
 
     def _check_not_failed_before(self, file: SourceFile) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ingest.limits import ParseLimits
+from ingest.limits import limits_of
 from ingest.parsing import PARSER
 from ingest.sandbox import Sandbox
 from nvr_rag import collections, corpus, documents, uploads
@@ -32,11 +32,7 @@ class Uploads:
     """The handler of such jobs; its parsing children go on from one to the next. Safe to share between threads."""
 
     def __init__(self, settings: IngestSettings, *, children: int = 1) -> None:
-        limits = ParseLimits(
-            input_bytes=settings.max_file_bytes,
-            seconds=settings.parse_timeout_seconds,
-            memory_bytes=settings.parse_memory_bytes,
-        )
+        limits = limits_of(settings)
         self._sandbox = Sandbox(limits, children=children)
 
     def close(self) -> None:

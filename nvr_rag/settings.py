@@ -140,6 +140,10 @@ class IngestSettings(BaseModel):
     """How long one file may take to parse before its parser is killed."""
     parse_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """How much memory a parser may use before it is stopped."""
+    max_pages: int = Field(default=10_000, ge=1)
+    """PDFs and presentations with more pages are reported as failed."""
+    ocr_pages: int = Field(default=1_000, ge=0)
+    """How many scanned pages of one PDF are read by OCR, where Tesseract is installed; 0 = none."""
     parsers: int = Field(default=1, ge=1, le=64)
     """How many files are parsed at a time, each in a process of its own."""
 

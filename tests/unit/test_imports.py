@@ -21,6 +21,9 @@ SEAMS = {
         for name in ("foreign", "server", "server_errors", "server_link", "server_options", "server_points")
     },
     "xberg": {"ingest/extraction.py"},
+    "python_multipart": {"nvr_rag/api/multipart.py"},
+    "pathspec": {"ingest/selection.py"},
+    "watchfiles": {"ingest/changes.py"},
     "langchain_core": {"nvr_rag/langchain.py"},
 }
 
