@@ -69,8 +69,8 @@ def plan(
 
 
 def _options(include: Sequence[str], exclude: Sequence[str]) -> IngestOptions:
+    from ingest.folders.selection import Selection
     from ingest.report import IngestOptions
-    from ingest.selection import Selection
     from nvr_rag.errors import InvalidInput
 
     for name, patterns in (("include", include), ("exclude", exclude)):

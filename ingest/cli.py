@@ -87,8 +87,8 @@ def ingest_command(
 
 
 def _options(include: Sequence[str] | None, exclude: Sequence[str] | None, *, reread: bool = False) -> IngestOptions:
+    from ingest.folders.selection import Selection
     from ingest.report import IngestOptions
-    from ingest.selection import Selection
 
     selection = Selection(include=tuple(include or ()), exclude=tuple(exclude or ()))
     return IngestOptions(selection=selection, reread=reread)

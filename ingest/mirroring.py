@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ingest.folders.selection import Selection
 from ingest.pipeline import IngestOptions, IngestReport, Stand, Watcher, check_paths, ingest
-from ingest.selection import Selection
 from nvr_rag import collections, roots
 from nvr_rag.errors import ConfigurationError, Conflict, InvalidInput, NotFound, NotHere
 from nvr_rag.running import processes

@@ -12,15 +12,23 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from ingest import paged
-from ingest.extraction import VERSION, converted, extract
-from ingest.formats import PDF, Format, Reader, format_of
-from ingest.json_text import laid_out
-from ingest.limits import DEFAULT_LIMITS, ParseLimits, check_size
-from ingest.mail import read_mail
-from ingest.notebooks import read_notebook
-from ingest.texts import clean, decode, decode_html, first_heading, proper_title, split_front_matter, table_to_markdown
-from ingest.tidying import tidy
+from ingest.parsers import paged
+from ingest.parsers.extraction import VERSION, converted, extract
+from ingest.parsers.formats import PDF, Format, Reader, format_of
+from ingest.parsers.json_text import laid_out
+from ingest.parsers.limits import DEFAULT_LIMITS, ParseLimits, check_size
+from ingest.parsers.mail import read_mail
+from ingest.parsers.notebooks import read_notebook
+from ingest.parsers.texts import (
+    clean,
+    decode,
+    decode_html,
+    first_heading,
+    proper_title,
+    split_front_matter,
+    table_to_markdown,
+)
+from ingest.parsers.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 

@@ -22,16 +22,16 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from ingest.counting import Counting
-from ingest.ledger import Ledger
+from ingest.folders.counting import Counting
+from ingest.folders.ledger import Ledger
+from ingest.folders.records import TextRecord, read_jsonl
+from ingest.folders.sidecars import SIDECAR_ENDINGS
+from ingest.folders.sight import Sight, below, mirrored
+from ingest.folders.stamps import Stamps
 from ingest.reading import Read, Reader
-from ingest.records import TextRecord, read_jsonl
 from ingest.report import Failure, IngestOptions, IngestReport, Stand, Watcher
 from ingest.settling import Settling
-from ingest.sidecars import SIDECAR_ENDINGS
-from ingest.sight import Sight, below, mirrored
 from ingest.sources import Skipped, path_to_uri, shown, status_of, walk
-from ingest.stamps import Stamps
 from ingest.stopping import Either
 from nvr_rag import collections, corpus, documents
 from nvr_rag.corpus import Outcome

@@ -12,14 +12,14 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from ingest.ledger import Ledger
+from ingest.folders.ledger import Ledger
+from ingest.folders.records import TextRecord, read_jsonl
+from ingest.folders.sight import Sight
+from ingest.folders.stamps import Stamps
 from ingest.pipeline import check_paths, is_feed, ready_text
 from ingest.reading import Need, Reader
-from ingest.records import TextRecord, read_jsonl
 from ingest.report import IngestOptions, Plan
-from ingest.sight import Sight
 from ingest.sources import Skipped, SourceFile, path_to_uri, walk
-from ingest.stamps import Stamps
 from nvr_rag import collections, corpus, documents
 from nvr_rag.corpus import Outcome
 from nvr_rag.documents import Known

@@ -19,16 +19,16 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from ingest import sidecars
-from ingest.file_bytes import open_regular
-from ingest.limits import check_size, limits_of
+from ingest.folders import sidecars
+from ingest.folders.sidecars import Description
+from ingest.folders.small_files import Unusable
+from ingest.folders.stamps import FileState, Stamps
+from ingest.parsers.file_bytes import open_regular
+from ingest.parsers.limits import check_size, limits_of
 from ingest.parsing import PARSER
 from ingest.report import IngestOptions
 from ingest.sandbox import Sandbox
-from ingest.sidecars import Description
-from ingest.small_files import Unusable
 from ingest.sources import SourceFile
-from ingest.stamps import FileState, Stamps
 from nvr_rag import documents
 from nvr_rag.db.session import Database
 from nvr_rag.documents import Known

@@ -6,8 +6,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingest.selection import Selection
-from ingest.stamps import FileState
+from ingest.folders.selection import Selection
+from ingest.folders.stamps import FileState
 from nvr_rag.upkeep.indexing import Progress
 from nvr_rag.upkeep.writing import Work
 

@@ -3,11 +3,10 @@
     with Sandbox() as sandbox:
         parsed_file = sandbox.parse(Path("report.pdf"), name="report.pdf")
 
-The parent starts `ingest.child` in a fresh, small interpreter (never a fork of a process with threads) and speaks to
-it over two pipes. Messages are JSON in both directions, because a child that read a hostile file must not be trusted
-with anything richer. A child is reused for many documents, and ends with its parent: the end of the request pipe kills
-it even in the middle of a document.
-"""
+The parent starts `ingest.parsers.child` in a fresh, small interpreter (never a fork of a process with threads) and
+speaks to it over two pipes. Messages are JSON in both directions, because a child that read a hostile file must not be
+trusted with anything richer. A child is reused for many documents, and ends with its parent: the end of the request
+pipe kills it even in the middle of a document."""
 
 from __future__ import annotations
 
@@ -26,9 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ingest.child import HEADER, out_of_memory, read_exactly
-from ingest.limits import DEFAULT_LIMITS, ParseLimits, check_size
-from ingest.texts import clean, json_metadata
+from ingest.parsers.child import HEADER, out_of_memory, read_exactly
+from ingest.parsers.limits import DEFAULT_LIMITS, ParseLimits, check_size
+from ingest.parsers.texts import clean, json_metadata
 from nvr_rag.errors import ConfigurationError, NvrError, ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 
@@ -36,7 +35,7 @@ DOCUMENTS_PER_CHILD = 500
 _START_SECONDS = 60.0
 _CLOSED = "parsing was stopped before this document was done; run it again"
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
-_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from ingest.child import serve; serve(sys.argv[2])"
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from ingest.parsers.child import serve; serve(sys.argv[2])"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

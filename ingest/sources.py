@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from ingest import sidecars
-from ingest.formats import not_a_document
-from ingest.selection import IGNORE_FILE, Rules, Selection, relative
-from ingest.sidecars import Description
-from ingest.small_files import Unusable
-from ingest.stamps import FileState
+from ingest.folders import sidecars
+from ingest.folders.selection import IGNORE_FILE, Rules, Selection, relative
+from ingest.folders.sidecars import Description
+from ingest.folders.small_files import Unusable
+from ingest.folders.stamps import FileState
+from ingest.parsers.formats import not_a_document
 from nvr_rag.corpus import MAX_URI_CHARACTERS
 from nvr_rag.errors import InvalidInput
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ingest.limits import limits_of
+from ingest.parsers.limits import limits_of
 from ingest.parsing import PARSER
 from ingest.sandbox import Sandbox
 from nvr_rag import collections, corpus, documents, uploads

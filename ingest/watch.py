@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ingest.changes import Changes
+from ingest.folders.changes import Changes
+from ingest.folders.stamps import FileState
 from ingest.pipeline import ingest
 from ingest.report import IngestOptions, IngestReport, Watcher
 from ingest.sources import status_of
-from ingest.stamps import FileState
 from nvr_rag.errors import InvalidInput, NvrError
 from nvr_rag.retries import in_words
 from nvr_rag.running.patience import Patience

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ingest.formats import not_a_document, suffix_of
+from ingest.parsers.formats import not_a_document, suffix_of
 from tests.bench.common import quantile, table
 from tests.hostile.rounds import KINDS, Round, play
 from tests.unit.ingest.documents import every

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from ingest.file_bytes import open_regular
-from ingest.limits import ParseLimits
+from ingest.parsers.file_bytes import open_regular
+from ingest.parsers.limits import ParseLimits
 from ingest.pipeline import IngestReport, ingest
 from ingest.sources import Skipped, path_to_uri, walk
 from nvr_rag import documents

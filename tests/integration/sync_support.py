@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ingest.file_bytes import read_file
-from ingest.limits import ParseLimits
+from ingest.folders.selection import Selection
+from ingest.parsers.file_bytes import read_file
+from ingest.parsers.limits import ParseLimits
 from ingest.parsing import parse_bytes
 from ingest.pipeline import IngestOptions, IngestReport, ingest
 from ingest.sandbox import ParsedFile
-from ingest.selection import Selection
 from nvr_rag import documents
 from nvr_rag.types import Document, Query
 from nvr_rag.workspace import Workspace

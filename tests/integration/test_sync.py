@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from ingest import reading, stamps
+from ingest import reading
+from ingest.folders import stamps
 from ingest.pipeline import Stand, Watcher, ingest
 from nvr_rag import collections, corpus
 from nvr_rag.errors import Conflict, DatabaseUnavailable, InvalidInput, NotFound, StoreUnavailable

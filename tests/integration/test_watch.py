@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ingest import changes as changes_module
 from ingest import reading, watch
-from ingest.changes import Changes
+from ingest.folders import changes as changes_module
+from ingest.folders.changes import Changes
 from ingest.report import IngestOptions, IngestReport, Watcher
 from ingest.watch import Watch
 from nvr_rag import collections, corpus

@@ -20,10 +20,10 @@ SEAMS = {
         f"nvr_rag/stores/{name}.py"
         for name in ("foreign", "server", "server_errors", "server_link", "server_options", "server_points")
     },
-    "xberg": {"ingest/extraction.py"},
+    "xberg": {"ingest/parsers/extraction.py"},
     "python_multipart": {"nvr_rag/api/multipart.py"},
-    "pathspec": {"ingest/selection.py"},
-    "watchfiles": {"ingest/changes.py"},
+    "pathspec": {"ingest/folders/selection.py"},
+    "watchfiles": {"ingest/folders/changes.py"},
     "langchain_core": {"nvr_rag/langchain.py"},
 }
 

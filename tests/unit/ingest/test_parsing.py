@@ -7,10 +7,10 @@ import zipfile
 
 import pytest
 
-from ingest import ocr
-from ingest.limits import DEFAULT_LIMITS, ParseLimits
+from ingest.parsers import ocr
+from ingest.parsers.limits import DEFAULT_LIMITS, ParseLimits
+from ingest.parsers.tidying import tidy
 from ingest.parsing import PARSER, parse_bytes
-from ingest.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import TextFormat
 from tests.unit.ingest import documents, files

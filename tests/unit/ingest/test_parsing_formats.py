@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from ingest.json_text import laid_out
-from ingest.mail import read_mail
-from ingest.notebooks import OUTPUT_CHARACTERS
+from ingest.parsers.json_text import laid_out
+from ingest.parsers.mail import read_mail
+from ingest.parsers.notebooks import OUTPUT_CHARACTERS
 from ingest.parsing import parse_bytes
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat

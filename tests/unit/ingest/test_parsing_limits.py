@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.limits import ParseLimits
+from ingest.parsers.limits import ParseLimits
 from ingest.parsing import parse_bytes
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText

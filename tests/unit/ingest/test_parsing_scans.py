@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ingest import ocr
-from ingest.limits import ParseLimits
-from ingest.ocr import Engine
+from ingest.parsers import ocr
+from ingest.parsers.limits import ParseLimits
+from ingest.parsers.ocr import Engine
 from ingest.parsing import parse_bytes
 from ingest.sandbox import Sandbox
 from nvr_rag.errors import ParseFailed

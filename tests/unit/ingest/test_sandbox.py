@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ingest import sandbox as sandbox_module
-from ingest.limits import ParseLimits
+from ingest.parsers.limits import ParseLimits
 from ingest.sandbox import Sandbox
 from nvr_rag.errors import ConfigurationError, NvrError, ParseFailed
 from tests.unit.ingest import files
@@ -24,7 +24,7 @@ from tests.unit.ingest import files
 HOSTILE = """
 import ctypes, os, socket, sys, tempfile, time
 sys.path.append(sys.argv[1])
-import ingest.child as child
+from ingest.parsers import child
 real, count = child.parse_bytes, 0
 
 def parse_bytes(data, **options):

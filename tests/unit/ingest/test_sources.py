@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.folders.stamps import FileState
 from ingest.sources import Skipped, SourceFile, path_to_uri, uri_to_path, walk
-from ingest.stamps import FileState
 from nvr_rag.errors import InvalidInput
 
 

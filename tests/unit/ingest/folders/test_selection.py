@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.selection import Selection, relative
-from ingest.small_files import Unusable
+from ingest.folders.selection import Selection, relative
+from ingest.folders.small_files import Unusable
 from ingest.sources import SourceFile, walk
 from nvr_rag.errors import InvalidInput
 

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ingest.small_files import Unusable, read_small
-from ingest.texts import clean, json_metadata
+from ingest.folders.small_files import Unusable, read_small
+from ingest.parsers.texts import clean, json_metadata
 from nvr_rag.ids import sha256_json
 
 SIDECAR_ENDINGS = (".meta.json", ".meta.yaml", ".meta.yml")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest import records
-from ingest.records import TextRecord, read_jsonl
+from ingest.folders import records
+from ingest.folders.records import TextRecord, read_jsonl
 from ingest.sources import Skipped
 from nvr_rag.errors import InvalidInput
 

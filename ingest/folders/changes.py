@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ingest.selection import IGNORE_FILE
-from ingest.sidecars import FOLDER_FILES, document_of
+from ingest.folders.selection import IGNORE_FILE
+from ingest.folders.sidecars import FOLDER_FILES, document_of
 
 MOST = 1000  # paths that are worth looking at one by one
 QUIET_MS = 300  # that changes wait for more of them: who saves a file rarely does one thing only

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ingest.texts import clean, decode, first_heading, proper_title
+from ingest.parsers.texts import clean, decode, first_heading, proper_title
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 

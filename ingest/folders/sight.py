@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ingest.ledger import Ledger
+from ingest.folders.ledger import Ledger
 from ingest.report import IngestReport, Plan
 from ingest.sources import Skipped, SourceFile, path_to_uri, shown, status_of, uri_to_path
 from nvr_rag.documents import Known

@@ -7,7 +7,7 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-from ingest.limits import ParseLimits, check_size
+from ingest.parsers.limits import ParseLimits, check_size
 from nvr_rag.errors import ParseFailed
 
 _NO_FILE = "is not a regular file"

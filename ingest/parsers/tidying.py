@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ingest.texts import clean
+from ingest.parsers.texts import clean
 
 _VERBATIM = r"^ {0,3}```.*?^ {0,3}```|`[^`\n]+`|\$\$.*?\$\$"
 _MARKUP_NOISE = re.compile(

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ingest.formats import ENCRYPTED, SHEETS, Format
-from ingest.limits import DEFAULT_LIMITS, ParseLimits
-from ingest.mail import iso_date
-from ingest.texts import clean, first_heading, json_metadata, proper_title
-from ingest.tidying import tidy
+from ingest.parsers.formats import ENCRYPTED, SHEETS, Format
+from ingest.parsers.limits import DEFAULT_LIMITS, ParseLimits
+from ingest.parsers.mail import iso_date
+from ingest.parsers.texts import clean, first_heading, json_metadata, proper_title
+from ingest.parsers.tidying import tidy
 from nvr_rag.errors import ConfigurationError, ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ingest import file_bytes
-from ingest.file_bytes import CHANGED, open_regular, read_file
-from ingest.limits import ParseLimits
+from ingest.parsers import file_bytes
+from ingest.parsers.file_bytes import CHANGED, open_regular, read_file
+from ingest.parsers.limits import ParseLimits
 from nvr_rag.errors import ParseFailed
 
 LIMITS = ParseLimits(input_bytes=1000)

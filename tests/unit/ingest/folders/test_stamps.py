@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.ledger import Ledger
-from ingest.stamps import RACY_NS, FileState, Stamps
+from ingest.folders.ledger import Ledger
+from ingest.folders.stamps import RACY_NS, FileState, Stamps
 from nvr_rag.documents import Known
 from nvr_rag.types import DocumentState
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingest.small_files import Unusable, read_small
+from ingest.folders.small_files import Unusable, read_small
 from nvr_rag.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ingest.sidecars import (
+from ingest.folders.sidecars import (
     NOTHING,
     Description,
     described,
@@ -18,7 +18,7 @@ from ingest.sidecars import (
     folders_above_say,
     sidecars_of,
 )
-from ingest.small_files import Unusable
+from ingest.folders.small_files import Unusable
 
 
 def said(tmp_path: Path, content: str | bytes | dict[str, Any], ending: str = ".meta.json") -> Description:

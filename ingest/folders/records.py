@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ingest.parsers.texts import clean
 from ingest.sources import Skipped, shown
-from ingest.texts import clean
 from nvr_rag.corpus import MAX_URI_CHARACTERS
 from nvr_rag.errors import InvalidInput
 from nvr_rag.storable import storable_json

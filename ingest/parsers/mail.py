@@ -13,7 +13,7 @@ from email.header import decode_header, make_header
 from email.message import Message
 from typing import Any
 
-from ingest.texts import as_markdown, clean, decode, json_metadata, proper_title
+from ingest.parsers.texts import as_markdown, clean, decode, json_metadata, proper_title
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 

@@ -1,8 +1,8 @@
 """The child half of the sandbox: documents come in on stdin, their texts go out on stdout, and nothing else happens.
 
 Each message is an 8-byte length and JSON; a request may be followed by the document's bytes. Before the first request
-the process gives up what a parser does not need (`ingest.confinement`). Before a step that may not end well a message
-marked "provisional" says what there is without it.
+the process gives up what a parser does not need (`ingest.parsers.confinement`). Before a step that may not end well a
+message marked "provisional" says what there is without it.
 Import cost is start-up time, so only what is needed is imported.
 """
 
@@ -22,9 +22,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import IO, Any
 
-from ingest.confinement import confine, lower
-from ingest.file_bytes import read_file
-from ingest.limits import ParseLimits
+from ingest.parsers.confinement import confine, lower
+from ingest.parsers.file_bytes import read_file
+from ingest.parsers.limits import ParseLimits
 from ingest.parsing import parse_bytes
 from nvr_rag.errors import ConfigurationError, ParseFailed
 from nvr_rag.types import ParsedText

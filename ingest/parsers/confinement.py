@@ -12,7 +12,7 @@ import resource
 import struct
 import sys
 
-from ingest.limits import ParseLimits
+from ingest.parsers.limits import ParseLimits
 
 _OUTPUT_BYTES = 1 << 20  # of anything a parser prints, or tries to write to a file
 _ADDRESS_SPACE = 2 << 30  # beyond memory_bytes: libraries, thread stacks and what is reserved but never touched

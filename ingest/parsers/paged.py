@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ingest import ocr
-from ingest.extraction import converted, extract
-from ingest.formats import Format
-from ingest.limits import ParseLimits
-from ingest.pages import join
-from ingest.slides import read_slides
-from ingest.texts import first_heading, proper_title
-from ingest.tidying import tidy
+from ingest.parsers import ocr
+from ingest.parsers.extraction import converted, extract
+from ingest.parsers.formats import Format
+from ingest.parsers.limits import ParseLimits
+from ingest.parsers.pages import join
+from ingest.parsers.slides import read_slides
+from ingest.parsers.texts import first_heading, proper_title
+from ingest.parsers.tidying import tidy
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 
 if TYPE_CHECKING:
-    from ingest.extraction import ExtractedDocument
+    from ingest.parsers.extraction import ExtractedDocument
 
 Provisional = Callable[[ParsedText | ParseFailed], None]  # hears what there is before a step that may not end
 

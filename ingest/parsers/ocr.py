@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from ingest.extraction import recognise
-from ingest.limits import ParseLimits
-from ingest.pages import join, split
+from ingest.parsers.extraction import recognise
+from ingest.parsers.limits import ParseLimits
+from ingest.parsers.pages import join, split
 from nvr_rag.errors import ParseFailed
 from nvr_rag.types import ParsedText
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from ingest.limits import ParseLimits
-from ingest.texts import clean, markdown_row
+from ingest.parsers.limits import ParseLimits
+from ingest.parsers.texts import clean, markdown_row
 from nvr_rag.errors import ParseFailed
 
 _UNPACKED_BYTES = 100 * 2**20
