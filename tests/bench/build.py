@@ -3,9 +3,9 @@
     python -m tests.bench.build [--chunks 1500] [--rounds 5] [--documents 1000 10000 100000] [--threads 1]
 
 Speed: the real encoder, the same chunk inputs, in one process; in turn, encoded in one call, and written by a build of
-an index on a real Edge store; medians. Memory: anonymous memory (RssAnon) of a process that ingests documents and then
-builds a second index of them, with an encoder without a model, less what vectors of that number take; sampled by a
-thread. Every size has a process of its own.
+an index on a real Edge store; medians. Memory: anonymous memory (RssAnon) of a process that ingests a folder of files
+and then builds a second index of them, with an encoder without a model, less what vectors of that number take; sampled
+by a thread. Every size has a process of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ingest.chunking import chunk
+from ingest.pipeline import ingest
 from nvr_rag import corpus
 from nvr_rag.encoders.base import Encoder, Vectors
 from nvr_rag.settings import Settings
@@ -120,18 +122,17 @@ def child_memory(work: Path, count: int, _rounds: int, _threads: int) -> None:
     """Ingest and a build of so many documents; the most anonymous memory of each, and that before, in MB."""
     begun, encoder = time.perf_counter(), _Random(dimension=DIMENSION)
     with Workspace(Settings(home=work / "home"), encoder=encoder) as workspace:
-        workspace.create_collection("default")
-        _put(workspace, range(10), words=20)
-        indexing.catch_up(workspace.database, workspace.index(1), paragraphs)  # everything is imported and warm
+        _write(work / "files", range(10))
+        ingest(workspace, [work / "files"])  # everything is imported and warm
+        _write(work / "files", range(10, count))
         found = {"rest": anonymous()}
         with _most(found, "ingest"):
-            for start in range(10, count, 100):
-                _put(workspace, range(start, min(start + 100, count)), words=20)
-                indexing.catch_up(workspace.database, workspace.index(1), paragraphs)
+            report = ingest(workspace, [work / "files"])
+        assert report.added == count - 10, report
         workspace.close_index(1)
         candidate = workspace.propose("default", encoder.fingerprint, run="second")
         with _most(found, "build"):
-            indexing.catch_up(workspace.database, workspace.index(candidate.index_id), paragraphs)
+            indexing.catch_up(workspace.database, workspace.index(candidate.index_id), chunk)
     print(json.dumps({**found, "seconds": time.perf_counter() - begun}))
 
 
@@ -160,6 +161,15 @@ class _Listening:
 def _put(workspace: Workspace, numbers: range, *, words: int) -> None:
     with workspace.database.write() as connection:
         corpus.put(connection, "default", [document(f"d{number}", _text(number, words)) for number in numbers])
+
+
+def _write(folder: Path, numbers: range) -> None:
+    """Files of two sections, a thousand in a folder."""
+    for number in numbers:
+        path = folder / f"{number // 1000:03d}" / f"{number:06d}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parts = _text(number, words=60).split("\n\n")
+        path.write_text("\n\n".join(f"# Section {at}\n\n{part}" for at, part in enumerate(parts)), encoding="utf-8")
 
 
 def _text(number: int, words: int) -> str:
