@@ -47,7 +47,7 @@ CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is wr
 CHUNKS_A_GROUP = 256
 CHUNKS_A_TURN = 256  # of an index that must not keep others waiting
 MEASURED_CHUNKS = 1000  # encoded, after which an encoder's speed is known
-FASTER = 8  # at most so many times as much in a round and in a group, for a fast encoder
+FASTER = 4  # at most so many times as much in a round and in a group, for a fast encoder
 TELL_SECONDS = 1.0  # between two words on how a build goes, within a round
 
 Item = TypeVar("Item")
