@@ -320,10 +320,11 @@ def cut_new(database: Database, index: LiveIndex, versions: Sequence[Version], c
     chunking_id = index.info.chunking_id
     with database.read() as connection:
         pending = placing.unplaced(connection, versions, chunking_id)
+        if not pending:
+            return
         texts = placing.parsed_texts(connection, pending)
-        cut = partial(chunker, encoder=index.encoder, overlap=indexes.overlap(connection, chunking_id))
-    if not pending:
-        return
+        overlap = indexes.overlap(connection, chunking_id)
+    cut = partial(chunker, encoder=index.encoder, overlap=overlap)
     cuttings = [_cutting(version, text, cut) for version, text in zip(pending, texts, strict=True)]
     with database.write() as connection:
         busy = placing.place_free(connection, chunking_id, cuttings)
