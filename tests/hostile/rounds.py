@@ -41,7 +41,7 @@ from tests.unit.ingest import files
 SECONDS, MEMORY_MB, FILE_MB = 5.0, 512, 8
 SLACK_SECONDS = 3.0  # to kill a child and start another one
 SLACK_MB = 160  # code of the parser that is mapped, not taken
-PARENT_MB = 1000  # of the whole process: what one document's text and its chunks take
+PARENT_MB = 1000  # in a round: what one document's text and its chunks take
 KINDS = (*MUTATIONS, "odd name", "special", "changing", "feed")
 _OF_CONTAINERS = ("bomb", "xml bomb", "nested", "member missing", "damaged inside")
 _PLACES = {"odd name": places.odd_name, "special": places.special, "changing": places.changing}
@@ -120,8 +120,8 @@ def play(home: Path, folder: Path, bases: Sequence[tuple[str, bytes]], *, number
             faults.append(f"the worker died: {type(error).__name__}: {error}")
         outcomes = list(_outcomes(workspace, found, report, passed_over, watch, number))
         faults += _not_found(workspace, found)
-    if watch.own_mb > PARENT_MB:
-        faults.append(f"the worker took {watch.own_mb:.0f} MB")
+    if watch.own_mb - watch.before_mb > PARENT_MB:
+        faults.append(f"the worker took {watch.own_mb - watch.before_mb:.0f} MB")
     seconds = time.monotonic() - started
     if not faults and not any(outcome.faults for outcome in outcomes):
         _remove(folder)

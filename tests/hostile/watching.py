@@ -25,7 +25,8 @@ class Watch:
         self.seconds: dict[Path, float] = defaultdict(float)  # all attempts at a file together
         self.slowest: dict[Path, float] = defaultdict(float)  # one attempt
         self.child_mb: dict[Path, float] = defaultdict(float)
-        self.own_mb = 0.0  # memory of this process that is no mapped file
+        self.own_mb = 0.0  # memory of this process that is no mapped file, at its peak
+        self.before_mb = _own_mb()
         self._meanwhile = meanwhile
         self._real = Sandbox.parse
         self._now: tuple[Sandbox, Path] | None = None
@@ -73,7 +74,7 @@ class Watch:
 
     def _look(self) -> None:
         now = self._now
-        self.own_mb = max(self.own_mb, _mb(str(os.getpid()), "RssAnon"))
+        self.own_mb = max(self.own_mb, _own_mb())
         if now is not None:
             sandbox, source = now
             for process in _processes(sandbox):
@@ -88,6 +89,10 @@ def _forget_peak(process: str) -> None:
     """Let the kernel count the most memory from here on, where it can."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def _own_mb() -> float:
+    return _mb(str(os.getpid()), "RssAnon")
 
 
 def _mb(process: str, what: str) -> float:
