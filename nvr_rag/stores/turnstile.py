@@ -37,11 +37,12 @@ class Turnstile:
             while self._barred:
                 self._changed.wait()
             self._barred = True
-            while self._inside:
-                self._changed.wait()
         try:
+            with self._changed:
+                while self._inside:
+                    self._changed.wait()
             yield
-        finally:
+        finally:  # also when it is interrupted while it waits
             with self._changed:
                 self._barred = False
                 self._changed.notify_all()
