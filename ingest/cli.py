@@ -193,7 +193,8 @@ def _serve_and_ingest(
 ) -> int:
     """One process, one workspace: the server in the main thread, which hears signals, reading beside it."""
     from ingest.pipeline import check_paths, ingest
-    from nvr_rag.api.server import listen, serve
+    from nvr_rag.api.listening import listen
+    from nvr_rag.api.server import serve
     from nvr_rag.errors import NvrError
     from nvr_rag.running.services import installed
 

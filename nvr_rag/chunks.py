@@ -15,8 +15,10 @@ from typing import Any
 from sqlalchemy import BindParameter, ColumnElement, Connection, and_, bindparam, exists, func, or_, select
 from sqlalchemy.orm import aliased
 
+from nvr_rag.access import reading
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import bytewise
+from nvr_rag.types import Reader
 
 _PAGE = 1000
 _COPIES = 8  # of one text, looked at for a vector: they differ in the title or the headings that go with it
@@ -192,16 +194,25 @@ def stale_chunks(
     return sorted(set(connection.scalars(once)) - set(connection.scalars(shown)))
 
 
-def visible(
-    connection: Connection, chunk_ids: Sequence[str], chunking_id: int, *, since: int, until: int
-) -> list[PlacedChunk]:
-    """These chunks wherever an index that went from `since` to `until` during a search may have shown them.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """Through what chunks are looked at: an index that went from `since` to `until` meanwhile, and somebody's eyes."""
+
+    chunking_id: int
+    since: int
+    until: int
+    reader: Reader
+
+
+def visible(connection: Connection, chunk_ids: Sequence[str], view: View) -> list[PlacedChunk]:
+    """These chunks wherever the index may have shown them during a search.
 
     When since < until a chunk may come back in several versions of its document; the caller chooses one version a
-    document. Chunks that nobody may see are left out; the order is not defined.
+    document. Chunks that the reader may not see are left out; the order is not defined.
     """
-    values = {"chunk_ids": chunk_ids, "chunking_id": chunking_id, "since": since, "until": until}
-    return [_placed_chunk(row) for row in connection.execute(_visible(), values)]
+    values = {"chunk_ids": chunk_ids, "chunking_id": view.chunking_id, "since": view.since, "until": view.until}
+    statement = _visible(connection.dialect.name, reading.shape(view.reader))
+    return [_placed_chunk(row) for row in connection.execute(statement, {**values, **reading.bound(view.reader)})]
 
 
 def same_text(
@@ -237,14 +248,14 @@ def unsettled(connection: Connection, collection_id: int, chunk_ids: Sequence[st
 
 
 @cache
-def _visible() -> Any:
+def _visible(dialect: str, shape: reading.Shape) -> Any:
     """The statement of `visible`, made once: making it takes longer than running it, and every search does."""
     return _placed_chunks().where(
         t.Placement.chunk_id.in_(bindparam("chunk_ids", expanding=True)),
         t.Placement.chunking_id == bindparam("chunking_id"),
         t.DocumentVersion.seq <= bindparam("until"),
         _shown(bindparam("since")),
-        t.Document.acl.is_(None),  # closed: nobody can yet prove to be one of a document's principals
+        reading.readable(dialect, shape),
     )
 
 

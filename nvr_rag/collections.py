@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from nvr_rag.db import tables as t
-from nvr_rag.errors import Conflict, InvalidInput, NotFound
+from nvr_rag.errors import Conflict, InvalidInput, NoCollection, NotFound
 from nvr_rag.types import DocumentState
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -47,7 +47,7 @@ def check_name(name: str) -> None:
 
 
 def find(connection: Connection, name: str, *, lock: bool = False) -> int:
-    """The id of a collection. Raises NotFound with the names there are.
+    """The id of a collection. Raises NoCollection.
 
     With `lock` other writers of the collection wait until this transaction ends (on SQLite they always do).
     """
@@ -57,8 +57,7 @@ def find(connection: Connection, name: str, *, lock: bool = False) -> int:
         found = connection.scalar(statement.with_for_update() if lock else statement)
     if found is None:
         names = connection.scalars(select(t.Collection.name).order_by(t.Collection.name).limit(20)).all()
-        there = f"there are: {', '.join(names)}" if names else "there are none yet; ingest something first"
-        raise NotFound(f"no collection {name[:80]!r}; {there}")
+        raise NoCollection(name, names)
     return found
 
 

@@ -5,6 +5,11 @@ NvrError
 ├── InvalidInput             the request is wrong; the message names the field and the remedy
 │   └── InvalidFilter
 ├── NotFound                 no such collection, document, query, index ...
+│   └── NoCollection
+├── Unauthenticated          no key, or one that is not good (any more)
+├── Forbidden                the key is good, but not for this
+├── TooManyRequests          of one key in a minute              (retry)
+├── TimedOut                 the answer would have come too late (retry)
 ├── Conflict                 the request contradicts what is stored
 ├── ConfigurationError       settings or data folder unusable
 │   └── NewerDataFolder      written by a newer release
@@ -28,6 +33,8 @@ NvrError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class NvrError(Exception):
@@ -54,6 +61,48 @@ class InvalidFilter(InvalidInput):
 
 class NotFound(NvrError):
     """What was named does not exist."""
+
+
+class NoCollection(NotFound):
+    """There is no collection of this name, or the caller may not know of it. `others` are those that exist: for who
+    works on the data folder itself, not for whoever asks over HTTP."""
+
+    def __init__(self, name: str, others: Sequence[str] = ()) -> None:
+        self.name, self.others = name, others
+        super().__init__(self.without_others)
+
+    @property
+    def without_others(self) -> str:
+        """The message for somebody who may not know of the others."""
+        return f"no collection {self.name[:80]!r}; GET /v1/collections lists those there are"
+
+    def __str__(self) -> str:
+        there = f"there are: {', '.join(self.others)}" if self.others else "there are none yet; ingest something first"
+        return f"no collection {self.name[:80]!r}; {there}"
+
+
+class Unauthenticated(NvrError):
+    """Who asks has sent no key where one is needed, or one that is unknown, revoked or expired."""
+
+
+class Forbidden(NvrError):
+    """Who asks has a key that is not for this."""
+
+
+class TooManyRequests(NvrError):
+    """A key has asked more often than it may."""
+
+    retry = True
+
+    def __init__(self, message: str, *, after_seconds: float) -> None:
+        super().__init__(message)
+        self.after_seconds = after_seconds  # until it may ask again
+
+
+class TimedOut(NvrError):
+    """The answer would have taken longer than the server spends on one."""
+
+    retry = True
 
 
 class Conflict(NvrError):

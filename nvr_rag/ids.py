@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NAMESPACE = uuid.UUID("5b0c1f0e-7d0b-5b0a-9a6e-6e7672726167")
@@ -16,7 +16,7 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def sha256_json(value: Mapping[str, Any]) -> str:
+def sha256_json(value: Mapping[str, Any] | Sequence[Any]) -> str:
     """Hex sha256 of the canonical JSON: sorted keys, no spaces, non-ASCII kept."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return sha256_text(text)

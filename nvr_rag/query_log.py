@@ -120,12 +120,13 @@ def record_feedback(connection: Connection, items: Sequence[Feedback]) -> int:
                 "kind": item.kind,
                 "grade": item.grade,
                 "user": storable(item.user or ""),
+                "session": storable(item.session) if item.session else item.session,
                 "created_at": t.now(),
             }
             for item in items
         ],
         key=("query_id", "chunk_id", "kind", "user"),
-        values=("grade", "created_at"),
+        values=("grade", "session", "created_at"),
     )
     return _count(connection, shown) - before
 
@@ -142,6 +143,7 @@ def _row(query: Query, result: SearchResult) -> dict[str, Any]:
         "user": storable(query.user) if query.user else query.user,
         "session": storable(query.session) if query.session else query.session,
         "hits": [[hit.chunk_id, round(hit.score, 6)] for hit in result.hits],
+        "asker": query.asker,
         "created_at": t.now(),
     }
 

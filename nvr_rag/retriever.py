@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from nvr_rag import chunks, deployments, indexes
-from nvr_rag.chunks import PlacedChunk
+from nvr_rag.chunks import PlacedChunk, View
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import IndexClosed, InvalidInput, NotFound, StoreError
@@ -127,7 +127,8 @@ class Retriever:
             with self._database.read() as connection:
                 until = indexes.answers_at(connection, index.info.id)
                 moved = until != since and moves < _MOVES
-                shown = [] if moved else _visible(connection, index, candidates, query.k, (since, until), asked.where)
+                view = View(chunking_id=index.info.chunking_id, since=since, until=until, reader=query.reader)
+                shown = [] if moved else _visible(connection, candidates, query.k, view, asked.where)
             seconds["search"] += searched - started
             seconds["hydrate"] += time.perf_counter() - searched
             if moved:
@@ -175,21 +176,15 @@ def _search(index: LiveIndex, deployment: Deployment, asked: _Asked, depth: int)
 
 
 def _visible(
-    connection: Connection,
-    index: LiveIndex,
-    candidates: _Candidates,
-    k: int,
-    span: tuple[int, int],
-    where: Filter | None,
+    connection: Connection, candidates: _Candidates, k: int, view: View, where: Filter | None
 ) -> list[tuple[PlacedChunk, float]]:
-    """The first k candidates that may be shown, with their scores; the index went through `span` meanwhile."""
-    since, until = span
+    """The first k candidates that may be shown, with their scores."""
     shown: list[tuple[PlacedChunk, float]] = []
     # When the index moved, a document's versions are told apart by all of its candidates; see _one_version.
-    size = k + _SLACK if until == since else max(1, len(candidates.ranked))
+    size = k + _SLACK if view.until == view.since else max(1, len(candidates.ranked))
     for start in range(0, len(candidates.ranked), size):
         part = candidates.ranked[start : start + size]
-        found = _hydrate(connection, [key for key, _ in part], index, since, until)
+        found = _hydrate(connection, [key for key, _ in part], view)
         for key, score in part:
             chunk = found.get(key)
             if chunk is not None and matches(where, chunk.fields()):
@@ -203,13 +198,10 @@ def _ranks(side: Iterable[Scored]) -> dict[str, tuple[int, float]]:
     return {item.id: (rank, item.score) for rank, item in enumerate(side, start=1)}
 
 
-def _hydrate(
-    connection: Connection, ids: Sequence[str], index: LiveIndex, since: int, until: int
-) -> dict[str, PlacedChunk]:
+def _hydrate(connection: Connection, ids: Sequence[str], view: View) -> dict[str, PlacedChunk]:
     rows: list[PlacedChunk] = []
     for start in range(0, len(ids), _LOOKUP):
-        part = ids[start : start + _LOOKUP]
-        rows += chunks.visible(connection, part, index.info.chunking_id, since=since, until=until)
+        rows += chunks.visible(connection, ids[start : start + _LOOKUP], view)
     return {row.chunk_id: row for row in _one_version(rows)}
 
 

@@ -117,11 +117,13 @@ class ApiSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     host: str = "127.0.0.1"
-    """Address to listen on; only loopback while there are no API keys."""
+    """Address to listen on; one that other machines can reach needs API keys."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     max_body_bytes: int = Field(default=20_000_000, gt=0)
     """Larger request bodies are refused."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """How often a key may ask that says nothing itself; default: no limit. Counted by each server process."""
 
 
 class IngestSettings(BaseModel):

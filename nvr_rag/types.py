@@ -51,6 +51,22 @@ class FeedbackKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reader:
+    """Who reads: a document with an acl is shown to those who are one of its principals, one without to everybody."""
+
+    principals: frozenset[str] = frozenset()
+    everything: bool = False  # every document, whatever its acl says
+
+    def may_read(self, acl: Sequence[str] | None) -> bool:
+        """Whether a document with this acl is shown."""
+        return self.everything or acl is None or not self.principals.isdisjoint(acl)
+
+
+ANYBODY = Reader()  # proves nothing: documents without an acl
+OWNER = Reader(everything=True)  # of the data: commands, and work that shows nobody what it reads
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedText:
     """The text of one document as the parser left it; spans everywhere point into `text`."""
 
@@ -134,6 +150,8 @@ class Query:
     filter: Mapping[str, Any] | None = None  # see nvr_rag.filters
     user: str | None = None  # opaque
     session: str | None = None  # opaque
+    reader: Reader = ANYBODY  # who is shown the hits
+    asker: str = ""  # who may give feedback on the answer; see nvr_rag.access.callers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +207,8 @@ class Feedback:
     kind: FeedbackKind
     chunk_id: str | None = None  # None only for answer_good and answer_bad
     grade: int | None = None  # >= 0
-    user: str | None = None
+    user: str | None = None  # opaque
+    session: str | None = None  # opaque
 
 
 def text_format_of(media_type: str) -> TextFormat:

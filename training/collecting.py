@@ -20,11 +20,12 @@ from typing import BinaryIO
 import numpy as np
 
 from nvr_rag import chunks, indexes
-from nvr_rag.chunks import PlacedChunk
+from nvr_rag.chunks import PlacedChunk, View
 from nvr_rag.db.session import Database
 from nvr_rag.encoders.spec import EncoderSpec
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.stores.base import StoredPoint, Vector
+from nvr_rag.types import ANYBODY
 from nvr_rag.upkeep.writing import collection_of
 from training.data import Example, JudgedQuery, Passage, read_lines, write_lines
 from training.mining.records import Corpus, MinedPair, Negative
@@ -124,7 +125,8 @@ def _visible(database: Database, index: LiveIndex, ids: Sequence[str]) -> Iterat
         with database.read() as connection:
             seq = indexes.applied_seq(connection, index.info.id)
             part = ids[start : start + _LOOKUP]
-            yield from chunks.visible(connection, part, index.info.chunking_id, since=seq, until=seq)
+            view = View(chunking_id=index.info.chunking_id, since=seq, until=seq, reader=ANYBODY)
+            yield from chunks.visible(connection, part, view)
 
 
 def _joined(database: Database, index: LiveIndex) -> Iterator[tuple[PlacedChunk, Vector]]:

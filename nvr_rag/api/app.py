@@ -15,6 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from nvr_rag import __version__
+from nvr_rag.access.buckets import Buckets
+from nvr_rag.access.keyring import Keyring
 from nvr_rag.api import (
     collections,
     documents,
@@ -29,6 +31,7 @@ from nvr_rag.api import (
     uploads,
 )
 from nvr_rag.api.dependencies import Parts
+from nvr_rag.api.doorman import Doorman
 from nvr_rag.api.events import Streams
 from nvr_rag.api.gate import Gate, Limit
 from nvr_rag.api.preparing import Preparer
@@ -39,15 +42,18 @@ from nvr_rag.settings import Settings
 from nvr_rag.workspace import Workspace
 
 
-def create_app(workspace: Workspace, services: Sequence[Service] = ()) -> FastAPI:
-    """The API over a workspace; while it runs, so do the services and the query log."""
+def create_app(workspace: Workspace, services: Sequence[Service] = (), *, local: bool = True) -> FastAPI:
+    """The API over a workspace; while it runs, so do the services and the query log.
+
+    `local`: only users of this machine can ask, and need no key while there is none.
+    """
     app = FastAPI(
         title="nvr-rag",
         summary="Retrieval for RAG that gets better with use",
         version=__version__,
         openapi_tags=openapi.TAGS,
         generate_unique_id_function=openapi.operation_id,
-        lifespan=_lifespan(workspace, services),
+        lifespan=_lifespan(workspace, services, local),
         # The pages that FastAPI offers load scripts from elsewhere into this origin; /openapi.json says it all.
         docs_url=None,
         redoc_url=None,
@@ -56,6 +62,7 @@ def create_app(workspace: Workspace, services: Sequence[Service] = ()) -> FastAP
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.add_middleware(uploads.ByShape)
+    app.add_middleware(Doorman)
     app.add_middleware(
         Gate, limit_of=partial(_limit, workspace.settings)
     )  # added last, it is what a request meets first
@@ -76,19 +83,19 @@ def _limit(settings: Settings, scope: Scope) -> Limit:
 
 
 def _lifespan(
-    workspace: Workspace, services: Sequence[Service]
+    workspace: Workspace, services: Sequence[Service], local: bool
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as running:
-            app.state.parts = _start(workspace, services, running)
+            app.state.parts = _start(workspace, services, running, local=local)
             yield
             await run_in_threadpool(running.close)
 
     return lifespan
 
 
-def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack) -> Parts:
+def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack, *, local: bool) -> Parts:
     """Start everything; `running` stops it in the opposite order."""
     workspace.serves = True
     query_log = QueryLog(workspace.database)
@@ -106,4 +113,6 @@ def _start(workspace: Workspace, services: Sequence[Service], running: ExitStack
         preparer=preparer,
         readiness=Readiness(workspace, query_log, services, preparer),
         streams=Streams(),
+        keyring=Keyring(workspace.database, required=not local),
+        buckets=Buckets(workspace.settings.api.requests_per_minute),
     )

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from nvr_rag.access.buckets import Buckets
+from nvr_rag.access.keyring import Keyring
 from nvr_rag.api.events import Streams
 from nvr_rag.api.limits import CollectionName
 from nvr_rag.api.preparing import Preparer
@@ -27,6 +29,8 @@ class Parts:
     preparer: Preparer
     readiness: Readiness
     streams: Streams
+    keyring: Keyring
+    buckets: Buckets
 
 
 async def _parts(request: Request) -> Parts:  # async, or each request would be sent through one more thread

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -28,15 +29,20 @@ from nvr_rag.errors import (
     DatabaseUnavailable,
     EncoderError,
     EncoderMismatch,
+    Forbidden,
     IndexDamaged,
     IndexMissing,
     InvalidFilter,
     InvalidInput,
+    NoCollection,
     NoRoom,
     NotFound,
     NvrError,
     StoreBusy,
     StoreError,
+    TimedOut,
+    TooManyRequests,
+    Unauthenticated,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -53,7 +59,11 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     InvalidInput: (422, "invalid-input", "The request is not valid"),
     InvalidFilter: (422, "invalid-filter", "The filter is not valid"),
     Malformed: (400, "malformed", "The body cannot be read"),
+    Unauthenticated: (401, "unauthenticated", "A good key is needed"),
+    Forbidden: (403, "forbidden", "The key is not for this"),
     NotFound: (404, "not-found", "There is no such thing"),
+    TooManyRequests: (429, "too-many-requests", "The key has asked too often"),
+    TimedOut: (503, "timed-out", "The answer would have come too late"),
     Conflict: (409, "conflict", "The request contradicts what is stored"),
     EncoderError: (503, "encoder-unusable", "The files of the index's encoder cannot be used"),
     EncoderMismatch: (503, "encoder-mismatch", "The index and its encoder do not belong together"),
@@ -108,24 +118,34 @@ def install(app: FastAPI) -> None:
 
 
 async def _of_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NvrError)
+    return answer_to(request, error)
+
+
+def answer_to(request: Request, error: NvrError) -> Response:
+    """The problem document for one of our errors; raises it where a caller can do nothing about it."""
     kind = next((_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS), None)
     if kind is None:
-        raise error  # nothing that a caller can do something about: the gate logs it and answers 500
+        raise error  # the gate logs it and answers 500
     status, slug, title = kind
     if status >= 500:
         log.warning("%s: %s (request %s)", type(error).__name__, error, request.state.request_id)
     return problem(
         status,
-        str(error),
+        error.without_others if isinstance(error, NoCollection) else str(error),
         request_id=request.state.request_id,
         kind=(slug, title),
         field=error.field if isinstance(error, InvalidInput) else None,
-        headers=_retry_after(status, error),
+        headers=_advice(status, error),
     )
 
 
-def _retry_after(status: int, error: Exception) -> dict[str, str] | None:
-    """Whoever is told that something is unavailable is told when to come again."""
+def _advice(status: int, error: Exception) -> dict[str, str] | None:
+    """Whoever is told that something is unavailable is told when to come again; who has no key, how to send one."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, TooManyRequests):
+        return {"Retry-After": str(math.ceil(error.after_seconds))}
     if status != 503:
         return None
     soon = isinstance(error, NvrError) and error.retry

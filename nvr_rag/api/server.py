@@ -1,12 +1,11 @@
 """Running the API: settings in, a listening server until it is told to stop.
 
-There are no API keys yet, so it listens on this machine only, and answers only requests that name this machine: a web
-page whose name was pointed at 127.0.0.1 is refused.
+Where other machines can reach it, somebody must have made a key. On an address of this machine alone it needs none, but
+then it answers only requests that name this machine: a web page whose name was pointed at 127.0.0.1 is refused.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import socket
 import threading
@@ -15,22 +14,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nvr_rag.access import keys
 from nvr_rag.api.app import create_app
+from nvr_rag.api.doorman import has_key
+from nvr_rag.api.listening import is_local_name, is_loopback, listen, url_of
 from nvr_rag.api.problems import problem
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.ids import new_id
 from nvr_rag.running import processes
 from nvr_rag.running.presence import Presence
 from nvr_rag.running.services import Service, installed
-from nvr_rag.settings import ApiSettings, Settings
+from nvr_rag.settings import Settings
 from nvr_rag.workspace import Workspace
 
 MAX_HEAD_BYTES = 65_536  # of request line and headers: a long URI as a parameter takes 9 bytes a character
 KEEP_ALIVE_SECONDS = 60  # between two requests of a bot that keeps its connection
 GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
-_BACKLOG = 2048
 
 OnReady = Callable[[str], None]
 
@@ -45,12 +47,30 @@ def run_server(settings: Settings, on_ready: OnReady | None = None, *, api_only:
         serve(workspace, [] if api_only else installed(), listener, on_ready)
 
 
+def _check_keys(workspace: Workspace, listener: socket.socket) -> None:
+    """Raise ConfigurationError where strangers could ask and nobody has a key."""
+    if is_loopback(listener):
+        return
+    with workspace.database.read() as connection:
+        usable = any(key.usable for key in keys.all_keys(connection))
+    if not usable:
+        raise ConfigurationError(
+            f"{url_of(listener)} can be reached from other machines, and there is no API key: make one first "
+            "(nvr-rag keys create NAME --scope search), or set NVR_API__HOST to 127.0.0.1"
+        )
+
+
 def serve(
     workspace: Workspace, services: Sequence[Service], listener: socket.socket, on_ready: OnReady | None = None
 ) -> None:
-    """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server."""
+    """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server.
+
+    Raises ConfigurationError where strangers could ask and nobody has a key.
+    """
+    _check_keys(workspace, listener)
     url = url_of(listener)
-    app = create_app(workspace, services)
+    local = is_loopback(listener)
+    app = create_app(workspace, services, local=local)
     kinds = [kind for service in services for kind in service.job_kinds]
     presence = Presence(
         workspace.database, processes.SERVER, job_kinds=kinds, prepared=lambda: app.state.parts.preparer.prepared
@@ -61,7 +81,7 @@ def serve(
         if on_ready:
             on_ready(url)
 
-    server = _Server(server_config(_LocalOnly(app)), started, app.state.stopping)
+    server = _Server(server_config(_LocalOnly(app) if local else app), started, app.state.stopping)
     try:
         with _stopped_by_signals(server):
             server.run(sockets=[listener])
@@ -83,48 +103,6 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-
-
-def listen(settings: ApiSettings) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigurationError with what to do."""
-    family, address = _loopback_address(settings.host, settings.port)
-    # Naming the protocol matters: asyncio turns Nagle's algorithm off only where it sees TCP, and with it on every
-    # answer waits 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for old connections
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"cannot listen on {settings.host} port {settings.port} ({error.strerror}); stop what uses the port, "
-            "perhaps another nvr-rag serve, or set NVR_API__PORT to another one (0 takes a free one)"
-        ) from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """The address of a listening socket, for clients."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _loopback_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(
-            f"the host {host!r} is not known here; set NVR_API__HOST to 127.0.0.1, ::1 or localhost"
-        ) from error
-    addresses = [(family, (str(address[0]), port)) for family, _, _, _, address in found]
-    if not all(ipaddress.ip_address(address[0].partition("%")[0]).is_loopback for _, address in addresses):
-        raise ConfigurationError(
-            f"the host {host!r} can be reached from other machines, and there are no API keys yet: anybody there "
-            "could read and delete every document. Set NVR_API__HOST to 127.0.0.1, and let others in through an SSH "
-            "tunnel or a reverse proxy that checks who they are"
-        )
-    return addresses[0]
 
 
 class _Server(uvicorn.Server):
@@ -164,25 +142,17 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 class _LocalOnly:
-    """Refuses requests that were sent to another name than this machine's own (DNS rebinding)."""
+    """Refuses requests that were sent to another name than this machine's own (DNS rebinding), unless they have a key,
+    which no web page knows: a reverse proxy may pass on the name that it was called by."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            host = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
-            if not _is_local(host.decode("latin-1")):
+            headers = Headers(scope=scope)
+            if not has_key(headers) and not is_local_name(headers.get("host", "localhost")):
                 detail = "this server answers only to localhost, 127.0.0.1 and [::1]; send one of them as Host"
                 await problem(421, detail, request_id=new_id())(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _is_local(host: str) -> bool:
-    """Whether a Host header, with or without a port, names this machine's loopback."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name.lower() == "localhost" or name.lower().endswith(".localhost")

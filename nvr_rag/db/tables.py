@@ -89,6 +89,12 @@ class Document(Base):
         CheckConstraint("(state = 'failed') = (error IS NOT NULL)", name="error"),
         CheckConstraint("state <> 'deleted' OR deleted_seq > 0", name="deleted"),
         Index("ix_document_collection_id_source", "collection_id", "source"),
+        Index(
+            "ix_document_restricted",
+            "collection_id",
+            sqlite_where=text("acl IS NOT NULL"),
+            postgresql_where=text("acl IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -317,6 +323,8 @@ class QueryRow(Base):
     user: Mapped[str | None] = mapped_column(index=True)
     session: Mapped[str | None]
     hits: Mapped[list[Any]]
+    # Who may judge what was shown, see nvr_rag.access.callers; "" = it was asked without a key
+    asker: Mapped[str] = mapped_column(String(64), default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
 
 
@@ -337,6 +345,7 @@ class FeedbackRow(Base):
     # "" rather than null where there is none: nulls would not collide in the unique key.
     chunk_id: Mapped[str] = mapped_column(String(36), default="")
     user: Mapped[str] = mapped_column(default="", index=True)
+    session: Mapped[str | None]
     kind: Mapped[str] = mapped_column(String(16))
     grade: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -397,6 +406,7 @@ class Job(Base):
     due_at: Mapped[datetime | None]  # not before; null = at once
     cancel_at: Mapped[datetime | None]  # when somebody asked to cancel it
     finished_at: Mapped[datetime | None]
+    key_id: Mapped[str | None] = mapped_column(String(16))  # of who asked for it; null = without a key
     # [{"attempt": number, "at": ISO time, "error": words}, ...], oldest first
     failures: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
 
@@ -453,6 +463,26 @@ class Erasure(Base):
     removed: Mapped[dict[str, Any]]  # what -> how many
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+
+
+class ApiKeyRow(Base):
+    """A key that lets somebody in, kept as a hash. While there is no row, users of this machine need none; once there
+    is one, revoked or not, everybody does."""
+
+    __tablename__ = "api_key"
+    __table_args__ = (CheckConstraint("per_minute IS NULL OR per_minute > 0", name="per_minute"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)  # stands in the key, to find it by
+    name: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the whole key
+    scopes: Mapped[list[Any]]
+    collections: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # null = all
+    principals: Mapped[list[Any]]
+    everything: Mapped[bool] = mapped_column(default=False)  # reads every document, whatever its acl says
+    per_minute: Mapped[int | None]  # requests; null = what the settings say
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
 
 
 class SchemaInfo(Base):

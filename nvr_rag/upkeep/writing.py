@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nvr_rag import chunks, indexes
+from nvr_rag.access import reading
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.errors import NotFound, StoreError
@@ -85,7 +86,7 @@ class Wanted:
 def want(index: LiveIndex, chunk: PlacedChunk) -> Wanted:
     """The point that a chunk should have in an index."""
     text = index.encoder.spec.render(title=chunk.title, headings=chunk.headings, text=chunk.text)
-    payload = {**chunk.fields(), "acl": list(chunk.acl) if chunk.acl is not None else None}
+    payload = {**chunk.fields(), reading.FIELD: reading.kept(chunk.acl)}
     return Wanted(
         chunk=chunk,
         text=text,

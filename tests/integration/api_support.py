@@ -12,7 +12,8 @@ import uvicorn
 
 from nvr_rag import indexes
 from nvr_rag.api.app import create_app
-from nvr_rag.api.server import listen, server_config, url_of
+from nvr_rag.api.listening import listen, url_of
+from nvr_rag.api.server import server_config
 from nvr_rag.errors import NotFound
 from nvr_rag.running.services import Service
 from nvr_rag.settings import ApiSettings

@@ -121,7 +121,7 @@ def test_a_body_that_does_not_say_that_it_is_json(shared_api: Api, content_type:
 
 def test_unknown_collection(shared_api: Api) -> None:
     problem = refused(shared_api, "POST", "/v1/search", 404, json={"query": "x", "collection": "nope"})
-    assert problem["detail"] == "no collection 'nope'; there are: default"
+    assert problem["detail"] == "no collection 'nope'; GET /v1/collections lists those there are"
     refused(shared_api, "POST", "/v1/documents", 404, json=one_document(collection="nope"))
     for method, path in [
         ("GET", "/v1/documents?collection=nope"),

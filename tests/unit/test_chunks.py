@@ -15,7 +15,7 @@ from nvr_rag.db.session import bytewise
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.placing import Cutting
-from nvr_rag.types import ChunkDraft, TextFormat
+from nvr_rag.types import ANYBODY, ChunkDraft, TextFormat
 from tests.support import House, document
 
 A = document_id("default", "a")
@@ -46,7 +46,8 @@ def key(text: str, occurrence: int = 0, document: str = A) -> str:
 
 def visible(house: House, ids: list[str], since: int, until: int) -> list[tuple[str, int]]:
     with house.database.read() as connection:
-        found = chunks.visible(connection, ids, 1, since=since, until=until)
+        view = chunks.View(chunking_id=1, since=since, until=until, reader=ANYBODY)
+        found = chunks.visible(connection, ids, view)
         return sorted((chunk.text, chunk.version_seq) for chunk in found)
 
 

@@ -28,7 +28,7 @@ from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
 
-HEAD = "0004"
+HEAD = "0005"
 MIGRATIONS = Path(nvr_rag.__file__).parent / "db" / "migrations"
 
 
@@ -78,7 +78,7 @@ def _shapes(rows: object) -> dict[str, list[str]]:
     """Every line of every CREATE statement: columns, keys, checks and partial indexes, in no order. SQLite writes
     columns that were added later behind the last line."""
     return {
-        name: sorted(part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON|INTEGER)\b)", sql))
+        name: sorted(part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON|INTEGER|TEXT)\b)", sql))
         for name, sql in rows  # type: ignore[attr-defined]
     }
 

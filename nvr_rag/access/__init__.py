@@ -1,0 +1,1 @@
+"""Who may do what, and who may read which document: keys enter, callers and conditions leave. It knows no HTTP."""

@@ -1,0 +1,65 @@
+"""The keys as one process knows them: a secret enters, its caller leaves. Safe to share between threads.
+
+What was found is remembered for a moment, so that a bot's searches do not ask the database each time; a key that is
+revoked, or has expired, is refused within that moment everywhere. Wrong keys are not remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from nvr_rag.access import keys
+from nvr_rag.access.callers import LOCAL, Caller
+from nvr_rag.db.session import Database
+from nvr_rag.errors import Unauthenticated
+
+MOMENT_SECONDS = 1.0
+_MOST = 10_000  # callers remembered at a time
+
+
+class Keyring:
+    """Tells who asks."""
+
+    def __init__(self, database: Database, *, required: bool) -> None:
+        """`required`: nobody is let in without a key, also while there are none."""
+        self._database, self._required = database, required
+        self._known: dict[bytes, tuple[float, Caller]] = {}
+        self._open_until = 0.0  # so long nobody needs to ask whether keys exist
+
+    def remembered(self, key: str | None) -> Caller | None:
+        """The caller, where that was found out a moment ago; takes no time, and may be called on an event loop."""
+        now = time.monotonic()
+        if key is None:
+            return LOCAL if now < self._open_until else None
+        until, caller = self._known.get(_digest(key), (0.0, None))
+        return caller if now < until else None
+
+    def identify(self, key: str | None) -> Caller:
+        """The caller. Raises Unauthenticated: no key where one is needed, or one that is unknown, revoked or expired;
+        DatabaseUnavailable."""
+        until = time.monotonic() + MOMENT_SECONDS
+        with self._database.read() as connection:
+            if key is None:
+                if self._required or keys.exist(connection):
+                    raise Unauthenticated(
+                        "a key is needed: send it as Authorization: Bearer KEY or as X-API-Key; "
+                        "nvr-rag keys create makes one"
+                    )
+                self._open_until = until
+                return LOCAL
+            found = keys.find(connection, key)
+        if found is None:
+            raise Unauthenticated("this key is not known here; nvr-rag keys list shows those that are")
+        if not found.usable:
+            what = "was revoked" if found.revoked_at is not None else "has expired"
+            raise Unauthenticated(f"this key {what}; ask for a new one (nvr-rag keys create)")
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[_digest(key)] = (until, found.caller)
+        return found.caller
+
+
+def _digest(key: str) -> bytes:
+    """What is remembered of a key: not the key."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,81 @@
+"""Who asks: the headers of a request in, a caller out, before anything of its body is read. Plain ASGI.
+
+A few paths are open to everybody; whatever else there is, also what is added later, needs a caller. Where keys exist
+that takes a key; `request.state.caller` says what it is for.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nvr_rag.access.callers import Caller
+from nvr_rag.access.keys import check_principals
+from nvr_rag.api.dependencies import Parts
+from nvr_rag.api.problems import answer_to
+from nvr_rag.errors import InvalidInput, NvrError, Unauthenticated
+
+KEY_HEADER = "X-API-Key"
+PRINCIPALS_HEADER = "X-NVR-Principals"  # names that the caller vouches for, between commas
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+
+
+class Doorman:
+    """Lets in who may come in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                scope["state"]["caller"] = await _caller(scope)
+            except NvrError as error:
+                await answer_to(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _caller(scope: Scope) -> Caller:
+    """Who asks. Raises Unauthenticated, TooManyRequests, Forbidden and InvalidInput (on whose behalf?)."""
+    app: FastAPI = scope["app"]
+    parts: Parts = app.state.parts
+    headers = Headers(scope=scope)
+    key = _key(headers)
+    caller = parts.keyring.remembered(key)
+    if caller is None:
+        caller = await run_in_threadpool(parts.keyring.identify, key)
+    parts.buckets.take(caller)
+    named = headers.getlist(PRINCIPALS_HEADER)
+    return caller.on_behalf_of(_principals(named)) if named else caller
+
+
+def has_key(headers: Headers) -> bool:
+    """Whether a request has something that could be a key."""
+    return KEY_HEADER in headers or "Authorization" in headers
+
+
+def _key(headers: Headers) -> str | None:
+    """The key of a request. Raises Unauthenticated for what is no key, and for two that differ."""
+    found = set(headers.getlist(KEY_HEADER))
+    for value in headers.getlist("Authorization"):
+        scheme, _, credentials = value.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("send the key as Authorization: Bearer KEY or as X-API-Key")
+        found.add(credentials.strip())
+    if len(found) > 1:
+        raise Unauthenticated("the request has two different keys; send one")
+    return next(iter(found), None)
+
+
+def _principals(values: list[str]) -> frozenset[str]:
+    """The names in the header. Raises InvalidInput."""
+    found = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    try:
+        check_principals(found)
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field=PRINCIPALS_HEADER) from error
+    return frozenset(found)
