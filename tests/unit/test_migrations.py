@@ -78,7 +78,9 @@ def _shapes(rows: object) -> dict[str, list[str]]:
     """Every line of every CREATE statement: columns, keys, checks and partial indexes, in no order. SQLite writes
     columns that were added later behind the last line."""
     return {
-        name: sorted(part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON|INTEGER|TEXT)\b)", sql))
+        name: sorted(
+            part.strip(" ,\t)") for part in re.split(r"\n|, (?=\w+ (?:DATETIME|VARCHAR|JSON|INTEGER|TEXT)\b)", sql)
+        )
         for name, sql in rows  # type: ignore[attr-defined]
     }
 
