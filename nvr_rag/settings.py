@@ -124,6 +124,10 @@ class ApiSettings(BaseModel):
     """Larger request bodies are refused."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     """How often a key may ask that says nothing itself; default: no limit. Counted by each server process."""
+    timeout_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """How long the server works on one search before it says that the answer would come too late."""
+    max_in_flight: int = Field(default=256, ge=1)
+    """How many requests a server process takes at a time; more are told to come again a little later."""
 
 
 class IngestSettings(BaseModel):
@@ -226,6 +230,8 @@ class Settings(BaseSettings):
     """What new collections are encoded with: bundled:<name>, a model directory, or a hub id."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads for the encoder; default: as many as torch takes."""
+    log_format: Literal["text", "json"] = "text"
+    """How a server and a worker write their log: lines for people, or one JSON object a line."""
     chunk_overlap_tokens: int = Field(default=0, ge=0)
     """Tokens at most that a chunk repeats of the one before it, in indexes made from then on; each keeps its own."""
     qdrant: QdrantSettings = QdrantSettings()
