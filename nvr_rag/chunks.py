@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -48,10 +49,13 @@ class PlacedChunk:
     version_seq: int
     ordinal: int  # position in the version, from 0
     document_id: str
+    document_sha256: str  # of the source's bytes
     uri: str
+    source: str  # the folder that the document came with; "" for one that was put by itself
     title: str
     media_type: str
     metadata: Mapping[str, Any]
+    updated_at: datetime  # when this version was stored
     acl: Sequence[str] | None
 
     def fields(self) -> dict[str, Any]:
@@ -284,8 +288,11 @@ def _placed_chunks() -> Any:
             v.title,
             v.media_type,
             v.meta,
+            v.sha256.label("document_sha256"),
+            v.created_at,
             t.Document.id.label("document_id"),
             t.Document.uri,
+            t.Document.source,
             t.Document.acl,
         )
         .select_from(p)
@@ -308,9 +315,12 @@ def _placed_chunk(row: Any) -> PlacedChunk:
         version_id=row.version_id,
         version_seq=row.seq,
         document_id=row.document_id,
+        document_sha256=row.document_sha256,
         uri=row.uri,
+        source=row.source,
         title=row.title,
         media_type=row.media_type,
         metadata=row.metadata,
+        updated_at=row.created_at,
         acl=row.acl,
     )
