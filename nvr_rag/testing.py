@@ -279,8 +279,13 @@ class HashEncoder:
         return self._encode([self._spec.document_prompt + text for text in inputs])
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
-        prompt = self._spec.document_prompt
-        return [len(_SPECIAL) + len(_WORDS.findall(prompt + text)) for text in inputs]
+        return self._count([self._spec.document_prompt + text for text in inputs])
+
+    def count_query_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._count([self._spec.query_prompt + text for text in texts])
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return [len(_SPECIAL) + len(_WORDS.findall(text)) for text in texts]
 
     def _encode(self, texts: Sequence[str]) -> Vectors:
         vectors = np.zeros((len(texts), self._spec.dimension), np.float32)

@@ -81,6 +81,9 @@ class Workspace:
 
     def encoder(self, fingerprint: str) -> Encoder:
         """A registered encoder version, loaded. Raises NotFound, EncoderError, EncoderMismatch (its files changed)."""
+        found = self._encoders.get(fingerprint)
+        if found is not None:  # without waiting while another one is loaded
+            return found
         with self._opening:
             if fingerprint not in self._encoders:
                 with self.database.read() as connection:

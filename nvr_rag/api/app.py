@@ -20,6 +20,7 @@ from nvr_rag.access.keyring import Keyring
 from nvr_rag.api import (
     collections,
     documents,
+    embeddings,
     feedback,
     health,
     ingest,
@@ -69,7 +70,7 @@ def create_app(workspace: Workspace, services: Sequence[Service] = (), *, local:
     app.state.stopping = threading.Event()
     problems.install(app)
     openapi.describe(app)
-    for part in (search, feedback, documents, uploads, ingest, collections, retrain, jobs, health):
+    for part in (search, feedback, embeddings, documents, uploads, ingest, collections, retrain, jobs, health):
         app.include_router(part.router)
     return app
 

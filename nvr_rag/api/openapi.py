@@ -13,6 +13,7 @@ from nvr_rag.api.schemas import Problem
 TAGS = [
     {"name": "search", "description": "Ask a collection."},
     {"name": "feedback", "description": "Say which hits were right; retraining learns from it."},
+    {"name": "embeddings", "description": "Make vectors of texts, with clients of OpenAI's API if you like."},
     {"name": "documents", "description": "Put texts and files, list and delete documents; mirror folders."},
     {"name": "retraining", "description": "Make a better retriever of feedback."},
     {"name": "jobs", "description": "Work that goes on in the background."},

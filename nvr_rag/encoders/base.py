@@ -35,3 +35,6 @@ class Encoder(Protocol):
 
     def count_tokens(self, inputs: Sequence[str]) -> list[int]:
         """Tokens of each document input, special tokens and the document prompt included, nothing cut."""
+
+    def count_query_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The same of each query, with the query prompt."""

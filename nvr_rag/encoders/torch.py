@@ -93,6 +93,10 @@ class TorchEncoder:
         """Tokens of each document input, special tokens and the document prompt included, nothing cut."""
         return self._tokens.count(inputs, self.spec.document_prompt)
 
+    def count_query_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The same of each query, with the query prompt."""
+        return self._tokens.count(texts, self.spec.query_prompt)
+
     def _encode(self, texts: Sequence[str], prompt: str) -> Vectors:
         vectors = self._passes.encode(texts, prompt)
         if not np.isfinite(vectors).all():

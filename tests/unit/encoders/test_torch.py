@@ -116,6 +116,7 @@ def test_roles_have_their_own_prompts(tiny: Build) -> None:
     np.testing.assert_allclose(queries, reference(directory, ["query: red fox"], max_tokens=max_tokens), atol=1e-5)
     np.testing.assert_allclose(documents, reference(directory, ["passage: red fox"], max_tokens=max_tokens), atol=1e-5)
     assert encoder.count_tokens(["red fox"]) == [6]  # [CLS] passage : red fox [SEP]
+    assert encoder.count_query_tokens(["red fox", "fox"]) == [6, 5]  # [CLS] query : red fox [SEP]
 
 
 def test_a_prompt_left_out_of_pooling_is_left_out(tiny: Build) -> None:
