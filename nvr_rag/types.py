@@ -139,6 +139,20 @@ class Chunk:
     page: int | None
 
 
+class GroupBy(StrEnum):
+    """Of what an answer has one hit each."""
+
+    DOCUMENT = "document"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mmr:
+    """Hits that answer and do not repeat each other: maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998)."""
+
+    diversity: float  # 0 = the ranking itself, 1 = nothing counts but being unlike the hits before
+    candidates: int = 100  # first ones of the ranking, at least k, among which is chosen
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Query:
     """A question to one collection."""
@@ -148,6 +162,12 @@ class Query:
     k: int = 10
     mode: Mode | None = None  # None = what the serving deployment says
     filter: Mapping[str, Any] | None = None  # see nvr_rag.filters
+    group_by: GroupBy | None = None  # the best hit of each; None = every chunk for itself
+    context: int = 0  # neighbouring chunks on each side, joined to each hit
+    mmr: Mmr | None = None
+    min_score: float | None = None  # hits with a lower final score are left out
+    rerank: bool = False  # by the cross-encoder that the settings name
+    explain: bool = False  # hits say why they rank
     user: str | None = None  # opaque
     session: str | None = None  # opaque
     reader: Reader = ANYBODY  # who is shown the hits
@@ -155,11 +175,40 @@ class Query:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hit:
-    """One answer to a query: a chunk, where it stands, and why it ranks."""
+class Context:
+    """The text around a hit in its document. What lies between two hits of one answer is given to the better one:
+    `before`, the chunk's own span and `after` of all hits together have no character of a document twice."""
 
-    rank: int  # from 1
-    score: float  # higher is better; comparable only within one answer
+    before: str
+    after: str
+    start: int  # character span of all three together, half open
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Where one stage of a search had a chunk."""
+
+    rank: int | None  # from 1; None = not among this stage's candidates
+    score: float | None  # None = cannot be told
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """Why a hit ranks where it does, stage by stage; a stage that was not asked is None."""
+
+    dense: Standing | None
+    lexical: Standing | None
+    fused: Standing | None  # of both sides; rank among the chunks that may be shown
+    rerank: Standing | None
+    mmr: Standing | None  # in the order of being chosen, with the marginal relevance at that moment
+    weights: Mapping[str, Any] | None  # the deployment's fusion settings, where both sides were fused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """A chunk and where it stands: what a citation needs."""
+
     chunk_id: str
     text: str
     document_id: str
@@ -167,10 +216,23 @@ class Hit:
     title: str
     media_type: str
     metadata: Metadata
-    headings: Sequence[str]
-    page: int | None
-    start: int
+    headings: Sequence[str]  # path from the outermost one
+    page: int | None  # from 1
+    start: int  # character span in the document's text, half open
     end: int
+    source: str = ""  # the folder or feed that the document was mirrored from; "" = put by hand
+    sha256: str = ""  # of the source's bytes, hex
+    updated_at: datetime | None = None  # when this version of the document was stored
+    context: Context | None = None  # None = not asked for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit(Passage):
+    """One answer to a query: a chunk, where it stands, and why it ranks."""
+
+    rank: int  # from 1
+    score: float  # higher is better; comparable only within one answer
+    explain: Explanation | None = None  # None = not asked for
     dense_rank: int | None = None  # rank on each side before fusion; None = not among that side's candidates
     dense_score: float | None = None
     lexical_rank: int | None = None
@@ -196,7 +258,7 @@ class SearchResult:
     hits: Sequence[Hit]
     deployment: DeploymentRef
     mode: Mode  # the mode that was used
-    seconds: Mapping[str, float]  # time spent by stage: encode, search, hydrate
+    seconds: Mapping[str, float]  # time spent by stage: encode, search, hydrate, rerank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
