@@ -7,48 +7,25 @@ log disposes: candidates are ids, and their text comes from the log under the vi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from sqlalchemy import Connection
-
-from nvr_rag import chunks, deployments, indexes
+from nvr_rag import deployments, indexes
 from nvr_rag.chunks import PlacedChunk, View
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import IndexClosed, InvalidInput, NotFound, StoreError
-from nvr_rag.filters import Filter, matches, parse_filter
-from nvr_rag.fusion import fuse
+from nvr_rag.errors import IndexClosed, NotFound, StoreError
+from nvr_rag.filters import Filter, parse_filter
 from nvr_rag.indexes import LiveIndex
+from nvr_rag.searching.candidates import Asked, Candidates, encode, propose
+from nvr_rag.searching.hydration import SLACK, visible
+from nvr_rag.searching.limits import MAX_K, MAX_QUERY_CHARACTERS, check_query
 from nvr_rag.storable import storable
-from nvr_rag.stores.base import Scored, SparseVector, Vector
-from nvr_rag.types import DeploymentRef, Hit, Mode, Query, SearchResult
+from nvr_rag.types import DeploymentRef, Hit, Query, SearchResult
 
-MAX_K = 1000
-MAX_QUERY_CHARACTERS = 10_000
-_SLACK = 8  # candidates hydrated beyond k at first: a few are usually invisible while an index lags
-_LOOKUP = 2000  # ids in one hydration
+__all__ = ["MAX_K", "MAX_QUERY_CHARACTERS", "Retriever", "check_query"]
+
 _REOPENED = 3  # times that a search is done again because its index was closed under it: it may be rebuilt
 _MOVES = 3  # times that a search is done again because its index was advanced meanwhile
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Asked:
-    """A query made ready for an index."""
-
-    dense: Vector | None  # None = this side is not asked
-    lexical: SparseVector | None
-    where: Filter | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Candidates:
-    """What both sides proposed to some depth, and the fused order."""
-
-    ranked: Sequence[tuple[str, float]]  # (id, score), best first
-    dense: Mapping[str, tuple[int, float]]  # id -> (rank, score)
-    lexical: Mapping[str, tuple[int, float]]
-    exhausted: bool  # no side has more
 
 
 class Retriever:
@@ -95,7 +72,7 @@ class Retriever:
         index = self._open_index(deployment.index_id)
         mode = query.mode or deployment.mode
         started = time.perf_counter()
-        asked = _encode(index, storable(query.text), mode, where)
+        asked = encode(index, storable(query.text), mode, where)
         encoded = time.perf_counter()
         hits, since, seconds = self._hits(index, deployment, query, asked, since)
         ref = DeploymentRef(
@@ -109,7 +86,7 @@ class Retriever:
         return SearchResult(hits=hits, deployment=ref, mode=mode, seconds={"encode": encoded - started, **seconds})
 
     def _hits(
-        self, index: LiveIndex, deployment: Deployment, query: Query, asked: _Asked, since: int
+        self, index: LiveIndex, deployment: Deployment, query: Query, asked: Asked, since: int
     ) -> tuple[list[Hit], int, dict[str, float]]:
         """Go deeper until k hits are visible or nothing is left; with them the applied_seq that they were seen at.
 
@@ -117,18 +94,18 @@ class Retriever:
         """
         fused = asked.dense is not None and asked.lexical is not None
         # Both sides together have more than one alone: k makes no difference to what is fused until it must.
-        depth = max(deployment.fusion.depth, query.k + _SLACK) if fused else 2 * query.k + _SLACK
+        depth = max(deployment.fusion.depth, query.k + SLACK) if fused else 2 * query.k + SLACK
         seconds = {"search": 0.0, "hydrate": 0.0}
         moves = 0
         while True:
             started = time.perf_counter()
-            candidates = _search(index, deployment, asked, depth)
+            candidates = propose(index, deployment.fusion, asked, depth)
             searched = time.perf_counter()
             with self._database.read() as connection:
                 until = indexes.answers_at(connection, index.info.id)
                 moved = until != since and moves < _MOVES
                 view = View(chunking_id=index.info.chunking_id, since=since, until=until, reader=query.reader)
-                shown = [] if moved else _visible(connection, candidates, query.k, view, asked.where)
+                shown = [] if moved else visible(connection, candidates, query.k, view, asked.where)
             seconds["search"] += searched - started
             seconds["hydrate"] += time.perf_counter() - searched
             if moved:
@@ -139,88 +116,7 @@ class Retriever:
                 depth *= 4
 
 
-def check_query(query: Query) -> None:
-    """Raise InvalidInput, naming the field, for a query outside the limits."""
-    if not query.text.strip():
-        raise InvalidInput("the query is empty; ask something", field="query")
-    if len(query.text) > MAX_QUERY_CHARACTERS:
-        raise InvalidInput(
-            f"a query has at most {MAX_QUERY_CHARACTERS} characters, this one has {len(query.text)}; shorten it",
-            field="query",
-        )
-    if not 1 <= query.k <= MAX_K:
-        raise InvalidInput(f"k is a number from 1 to {MAX_K}, not {query.k}", field="k")
-
-
-def _encode(index: LiveIndex, text: str, mode: Mode, where: Filter | None) -> _Asked:
-    return _Asked(
-        dense=index.encoder.encode_queries([text])[0] if mode != Mode.LEXICAL else None,
-        lexical=index.lexical.encode_query(text) if mode != Mode.DENSE else None,
-        where=where,
-    )
-
-
-def _search(index: LiveIndex, deployment: Deployment, asked: _Asked, depth: int) -> _Candidates:
-    dense = index.points.search_dense(asked.dense, depth, asked.where) if asked.dense is not None else []
-    lexical = index.points.search_lexical(asked.lexical, depth, asked.where) if asked.lexical is not None else []
-    if asked.dense is None or asked.lexical is None:
-        ranked = [(item.id, item.score) for item in (dense or lexical)]
-    else:
-        ranked = fuse(dense, lexical, deployment.fusion)
-    return _Candidates(
-        ranked=ranked,
-        dense=_ranks(dense),
-        lexical=_ranks(lexical),
-        exhausted=len(dense) < depth and len(lexical) < depth,
-    )
-
-
-def _visible(
-    connection: Connection, candidates: _Candidates, k: int, view: View, where: Filter | None
-) -> list[tuple[PlacedChunk, float]]:
-    """The first k candidates that may be shown, with their scores."""
-    shown: list[tuple[PlacedChunk, float]] = []
-    # When the index moved, a document's versions are told apart by all of its candidates; see _one_version.
-    size = k + _SLACK if view.until == view.since else max(1, len(candidates.ranked))
-    for start in range(0, len(candidates.ranked), size):
-        part = candidates.ranked[start : start + size]
-        found = _hydrate(connection, [key for key, _ in part], view)
-        for key, score in part:
-            chunk = found.get(key)
-            if chunk is not None and matches(where, chunk.fields()):
-                shown.append((chunk, score))
-        if len(shown) >= k:
-            break
-    return shown[:k]
-
-
-def _ranks(side: Iterable[Scored]) -> dict[str, tuple[int, float]]:
-    return {item.id: (rank, item.score) for rank, item in enumerate(side, start=1)}
-
-
-def _hydrate(connection: Connection, ids: Sequence[str], view: View) -> dict[str, PlacedChunk]:
-    rows: list[PlacedChunk] = []
-    for start in range(0, len(ids), _LOOKUP):
-        rows += chunks.visible(connection, ids[start : start + _LOOKUP], view)
-    return {row.chunk_id: row for row in _one_version(rows)}
-
-
-def _one_version(rows: Sequence[PlacedChunk]) -> list[PlacedChunk]:
-    """Of each document one version only.
-
-    When the index never stood still during a search, both the version before and the one after may be allowed, and
-    the store was seen at some moment between: it held all points of the one, of the other, or of both. The version that
-    has most of the candidates was whole at that moment; when two have as many, the newer one.
-    """
-    support: dict[str, dict[int, int]] = {}
-    for row in rows:
-        versions = support.setdefault(row.document_id, {})
-        versions[row.version_seq] = versions.get(row.version_seq, 0) + 1
-    chosen = {key: max(seen, key=lambda seq: (seen[seq], seq)) for key, seen in support.items()}
-    return [row for row in rows if row.version_seq == chosen[row.document_id]]
-
-
-def _hit(rank: int, chunk: PlacedChunk, score: float, candidates: _Candidates) -> Hit:
+def _hit(rank: int, chunk: PlacedChunk, score: float, candidates: Candidates) -> Hit:
     dense = candidates.dense.get(chunk.chunk_id)
     lexical = candidates.lexical.get(chunk.chunk_id)
     return Hit(

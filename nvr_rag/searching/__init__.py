@@ -1,0 +1,1 @@
+"""The steps of a search, one module each; `nvr_rag.retriever` puts them together."""
