@@ -15,7 +15,7 @@ from nvr_rag.api.schemas import Answer, Body
 
 MAX_TEXTS = 256  # in one request
 MAX_TEXT_CHARACTERS = 100_000  # of one text
-MAX_CHARACTERS = 500_000  # of all texts of a request
+MAX_CHARACTERS = 1_000_000  # of all texts of a request
 
 # That a text is not blank, be it empty or not, is for the route to say.
 _Text = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS, json_schema_extra={"minLength": 1, "pattern": r"\S"})]

@@ -6,9 +6,11 @@ A model is what answers for a collection, so that the vectors of texts and those
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -27,12 +29,13 @@ from nvr_rag.api.embedding_schemas import (
 )
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.encoders.base import Encoder, Vectors
-from nvr_rag.errors import InvalidInput, NotFound
+from nvr_rag.errors import InvalidInput, NotFound, TimedOut
 from nvr_rag.workspace import Workspace
 
 PREFIX = "collection:"
 DEFAULT = "default"
 _NAMED = 20  # models in an error message
+_AT_ONCE = 32  # texts encoded before the clock is looked at
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
@@ -50,7 +53,8 @@ def embed(body: EmbeddingRequest, parts: PartsOf, caller: SearchCaller) -> Respo
     _check_dimensions(body.dimensions, encoder.spec.dimension)
     query = body.input_type == "query"
     counts = (encoder.count_query_tokens if query else encoder.count_tokens)(body.input)
-    vectors = (encoder.encode_queries if query else encoder.encode_documents)(body.input)
+    encode = encoder.encode_queries if query else encoder.encode_documents
+    vectors = _in_time(encode, body.input, parts.workspace.settings.api.timeout_seconds)
     answer = _answer(body, encoder, vectors, counts)
     # Made into JSON here, in the worker thread; FastAPI would validate it again in another one.
     return Response(answer.model_dump_json(), media_type="application/json")
@@ -117,6 +121,17 @@ def _unknown(model: str, known: Sequence[str]) -> NotFound:
     there = ", ".join([DEFAULT, *(PREFIX + name for name in known[:_NAMED])])
     more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
     return NotFound(f"no model {model[:80]!r}; there are: {there}{more} (GET /v1/models)")
+
+
+def _in_time(encode: Callable[[Sequence[str]], Vectors], texts: Sequence[str], seconds: float) -> Vectors:
+    """The vectors of texts, some at a time. Raises TimedOut when the server has no more time for them."""
+    deadline = time.monotonic() + seconds
+    found = []
+    for start in range(0, len(texts), _AT_ONCE):
+        if time.monotonic() > deadline:
+            raise TimedOut("the texts take longer than the server spends on a request; send fewer, or shorter ones")
+        found.append(encode(texts[start : start + _AT_ONCE]))
+    return np.concatenate(found)
 
 
 def _answer(body: EmbeddingRequest, encoder: Encoder, vectors: Vectors, counts: Sequence[int]) -> EmbeddingAnswer:

@@ -173,11 +173,18 @@ async def _of_validation(request: Request, error: Exception) -> Response:
         return problem(400, f"the body is not valid JSON: {place}", request_id=request_id)
     if isinstance(error.body, bytes):
         return problem(415, "say what the body is: Content-Type: application/json", request_id=request_id)
+    # Where a value came from, the body or elsewhere, is the first part of its place.
+    detail, field = in_words([{**item, "loc": item["loc"][1:]} for item in errors])
+    status, slug, title = _KINDS[InvalidInput]
+    return problem(status, detail, request_id=request_id, kind=(slug, title), field=field)
+
+
+def in_words(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What pydantic found wrong, for a person, and the path of the first field that is; "" = it is all of the value."""
     detail = "; ".join(_sentence(item) for item in errors[:_MOST_ERRORS])
     if len(errors) > _MOST_ERRORS:
         detail += f"; and {len(errors) - _MOST_ERRORS} more"
-    status, slug, title = _KINDS[InvalidInput]
-    return problem(status, detail, request_id=request_id, kind=(slug, title), field=_path(first["loc"]))
+    return detail, _path(errors[0]["loc"])
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
@@ -189,10 +196,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """("body", "documents", 3, "uri") is documents[3].uri."""
-    parts = location[1:]
-    if parts and parts[0] in (ONE, MANY):
-        parts = parts[1:]
+    """("documents", 3, "uri") is documents[3].uri."""
+    parts = location[1:] if location and location[0] in (ONE, MANY) else location
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:_SHOWN]}" for part in parts)
     return text.removeprefix(".")[:_SHOWN]
 

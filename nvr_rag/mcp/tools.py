@@ -1,0 +1,212 @@
+"""The tools: arguments as an agent sent them go in, a result, or an error in words, comes out. Knows no protocol.
+
+A result's id names the collection as well, `default/5f0c...`: it is all that `fetch` and `feedback` are told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from nvr_rag import ids
+from nvr_rag import types as t
+from nvr_rag.api.problems import in_words
+from nvr_rag.errors import InvalidInput, NotFound, NvrError
+from nvr_rag.mcp.desk import Desk
+from nvr_rag.mcp.shapes import (
+    MAX_WHOLE_CHARACTERS,
+    Arguments,
+    Feedback,
+    Fetch,
+    Fetched,
+    Found,
+    Result,
+    Search,
+    SearchResults,
+    Stored,
+)
+from nvr_rag.searching.limits import MAX_CONTEXT
+
+INSTRUCTIONS = (
+    "A knowledge base of documents. Call search with a question; every result is a passage with the title and the URL "
+    "of its document, which you cite. When a passage is not enough, call fetch with its id. When you have answered, "
+    "call feedback with the query_id, kind cited, for each result that you relied on: search gets better by it."
+)
+
+_NAMED = 20  # collections in an error message
+
+_Given = TypeVar("_Given", bound=Arguments)
+
+log = logging.getLogger("nvr_rag.mcp")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tool:
+    """One tool, and how it is shown to agents."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Arguments]
+    result: type[Result]
+    reads_only: bool
+    run: Callable[[Desk, Any], Result]  # with checked arguments
+
+
+class ToolFailed(Exception):
+    """A tool has no result. The message is for the agent."""
+
+
+def call(tool: Tool, arguments: Mapping[str, Any] | None, desk: Desk) -> Result:
+    """Run a tool. Raises ToolFailed."""
+    try:
+        return tool.run(desk, _checked(tool.arguments, arguments or {}))
+    except NvrError as error:
+        raise ToolFailed(_told(error)) from error
+    except Exception as error:  # whatever it is: the agent gets words, and the log has the rest
+        name = ids.new_id()
+        log.exception("the tool %s failed (%s)", tool.name, name)
+        raise ToolFailed(f"something failed that should not; the server's log has more under {name}") from error
+
+
+def search(desk: Desk, asked: Search) -> SearchResults:
+    """The best passages."""
+    query = t.Query(
+        text=asked.query,
+        collection=asked.collection,
+        k=asked.k,
+        mode=t.Mode(asked.mode) if asked.mode else None,
+        filter=asked.filter,
+    )
+    try:
+        answer = desk.search(query)
+    except NotFound as error:
+        raise _with_others(error, asked.collection, desk) from error
+    return SearchResults(query_id=answer.query_id, results=[_found(asked.collection, hit) for hit in answer.hits])
+
+
+def fetch(desk: Desk, asked: Fetch) -> Fetched:
+    """The text around a passage."""
+    collection, chunk_id = _split(asked.id)
+    passage = desk.passage(collection, chunk_id, MAX_CONTEXT if asked.context is None else asked.context)
+    if asked.context is None:
+        whole = desk.document(collection, passage.document_id)
+        # The index may be behind: the passage is then of another version than the document is now.
+        if whole is not None and whole.sha256 == passage.sha256 and len(whole.text) <= MAX_WHOLE_CHARACTERS:
+            return _fetched(asked.id, passage, whole.text, (0, len(whole.text)), whole=True)
+    around = passage.context
+    if around is None:
+        return _fetched(asked.id, passage, passage.text, (passage.start, passage.end), whole=False)
+    text = around.before + passage.text + around.after
+    return _fetched(asked.id, passage, text, (around.start, around.end), whole=False)
+
+
+def feedback(desk: Desk, said: Feedback) -> Stored:
+    """Store what was said of a result, or of the answer."""
+    word = t.Feedback(
+        query_id=said.query_id,
+        kind=t.FeedbackKind(said.kind),
+        chunk_id=None if said.id is None else _split(said.id)[1],
+        grade=said.grade,
+        user=said.user,
+    )
+    return Stored(new=desk.feedback(word) > 0)
+
+
+TOOLS: Sequence[Tool] = (
+    Tool(
+        name="search",
+        title="Search the knowledge base",
+        description="Find the passages of the documents that answer a question. Each result has the id, the text, and "
+        "the title and URL of its document. Ask again in other words, or with a filter, when nothing fits.",
+        arguments=Search,
+        result=SearchResults,
+        reads_only=True,
+        run=search,
+    ),
+    Tool(
+        name="fetch",
+        title="Read around a search result",
+        description="Read the document of a search result: all of it, or the passages around the result.",
+        arguments=Fetch,
+        result=Fetched,
+        reads_only=True,
+        run=fetch,
+    ),
+    Tool(
+        name="feedback",
+        title="Say whether a search result was right",
+        description="Say what became of a search result. Say cited for each result that your answer relies on, and "
+        "irrelevant for those that have nothing to do with the question: retraining learns from it.",
+        arguments=Feedback,
+        result=Stored,
+        reads_only=False,
+        run=feedback,
+    ),
+)
+
+
+def _checked(shape: type[_Given], arguments: Mapping[str, Any]) -> _Given:
+    """The arguments of a tool. Raises InvalidInput, naming the first that is wrong."""
+    try:
+        return shape.model_validate(dict(arguments))
+    except ValidationError as error:
+        detail, field = in_words(error.errors(include_url=False))
+        raise InvalidInput(detail, field=field) from None
+
+
+def _with_others(error: NotFound, collection: str, desk: Desk) -> NotFound:
+    """The error, with the collections that there are when it is about one that there is not: no agent lists them."""
+    there = desk.collections()
+    if collection in there:
+        return error
+    named = ", ".join(there[:_NAMED]) + (f" and {len(there) - _NAMED} more" if len(there) > _NAMED else "")
+    return NotFound(f"no collection {collection!r}; there are: {named or 'none'}")
+
+
+def _told(error: NvrError) -> str:
+    """An error for an agent."""
+    words = str(error)
+    field = error.field if isinstance(error, InvalidInput) else None
+    named = f"{field}: " if field and field not in words else ""
+    return f"{named}{words}{' (the same call may succeed in a moment)' if error.retry else ''}"
+
+
+def _split(result_id: str) -> tuple[str, str]:
+    """Collection and chunk of a result's id. Raises InvalidInput."""
+    collection, slash, chunk_id = result_id.partition("/")
+    if not slash or not collection or not chunk_id or len(chunk_id) > 64:
+        raise InvalidInput(f"{result_id[:80]!r} is not the id of a search result; take one as it is", field="id")
+    return collection, chunk_id
+
+
+def _found(collection: str, hit: t.Hit) -> Found:
+    return Found(
+        id=f"{collection}/{hit.chunk_id}",
+        title=hit.title or hit.uri,
+        url=hit.uri,
+        text=hit.text,
+        headings=list(hit.headings),
+        page=hit.page,
+        score=hit.score,
+        metadata=dict(hit.metadata),
+    )
+
+
+def _fetched(result_id: str, passage: t.Passage, text: str, span: tuple[int, int], *, whole: bool) -> Fetched:
+    return Fetched(
+        id=result_id,
+        title=passage.title or passage.uri,
+        text=text,
+        url=passage.uri,
+        metadata=dict(passage.metadata),
+        headings=list(passage.headings),
+        page=passage.page,
+        whole=whole,
+        start=span[0],
+        end=span[1],
+    )
