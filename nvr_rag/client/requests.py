@@ -206,7 +206,8 @@ def embed(texts: Sequence[str], *, collection: str, input_type: str) -> list[Cal
     """As few requests as the server takes them in."""
     if isinstance(texts, str):  # a list of letters otherwise
         raise InvalidInput("texts is a list of texts, not one", field="texts")
-    model = {"model": f"collection:{collection}", "encoding_format": "base64", "input_type": input_type}
+    name = collection if collection == "default" else f"collection:{collection}"
+    model = {"model": name, "encoding_format": "base64", "input_type": input_type}
     return [
         Call(request=_post("/v1/embeddings", {**model, "input": part}), read=answers.embedded) for part in _parts(texts)
     ]
