@@ -310,7 +310,7 @@ def _put(collection: str, reads: Sequence[Read], connection: Connection) -> list
     puts = corpus.put(connection, collection, [read.document for read in reads if read.document])
     for read in reads:
         if read.failure:
-            corpus.fail(connection, collection, uri=read.uri, source=read.source, error=read.failure)
+            corpus.fail(connection, collection, uri=read.uri, source=read.source, error=read.failure, acl=read.acl)
     return [put.outcome for put in puts]
 
 

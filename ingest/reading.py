@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -52,6 +52,7 @@ class Read:
     document: NewDocument | None = None
     failure: str | None = None
     source: str = ""  # to which it belongs
+    acl: Sequence[str] | None = None  # of one that failed: principals who may know of it; None = everyone
 
 
 class Need(Enum):
@@ -133,20 +134,22 @@ class Reader:
             self.busy_seconds += time.perf_counter() - started
 
     def _one(self, file: SourceFile, known: Known | None, source: str) -> Read:
+        acl = known.acl if known else ()  # until it is known who may read it: nobody
         try:
+            acl = _said(file).acl
             verdict = self.judge(file, known)
             if verdict.need is Need.NOTHING:
                 return Read(uri=file.uri, source=source)
             self._check_not_failed_before(file)
             sha256, parsed = self._retold(file, verdict) if verdict.need is Need.RETELL else self._parsed(file)
         except ParseFailed as error:
-            return Read(uri=file.uri, failure=str(error), source=source)
+            return Read(uri=file.uri, failure=str(error), source=source, acl=acl)
         except NvrError:
             raise
         except Exception as error:  # what nobody has foreseen about one file must not keep the others out
-            log.exception("%s could not be read", file.uri)
+            log.exception("%s could not be read", file.uri if acl is None else "a document with an acl")
             reason = f"could not be read: unexpected {type(error).__name__}: {error}"
-            return Read(uri=file.uri, failure=reason, source=source)
+            return Read(uri=file.uri, failure=reason, source=source, acl=acl)
         said = verdict.said
         document = NewDocument(
             uri=file.uri,

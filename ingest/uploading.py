@@ -18,10 +18,10 @@ from ingest.parsers.limits import limits_of
 from ingest.parsing import PARSER
 from ingest.sandbox import Sandbox
 from nvr_rag import collections, corpus, documents, uploads
-from nvr_rag.errors import ConfigurationError, NotFound, NotHere, ParseFailed
+from nvr_rag.errors import ConfigurationError, Conflict, NotFound, NotHere, ParseFailed
 from nvr_rag.running.working import Task
 from nvr_rag.settings import IngestSettings
-from nvr_rag.types import Document, DocumentState, NewDocument
+from nvr_rag.types import Document, DocumentState, NewDocument, Reader
 from nvr_rag.uploads import Folder, Upload
 
 FAILED, SUPERSEDED = "failed", "superseded"  # what can become of an upload beside the outcomes of the corpus log
@@ -70,21 +70,21 @@ class Uploads:
     def _one(self, task: Task, folder: Folder, one: Mapping[str, Any]) -> dict[str, Any]:
         """What became of a file."""
         database, collection = task.workspace.database, str(task.job.payload["collection"])
+        reader = uploads.reader_of(task.job.payload)
         with database.read() as connection:
             collections.find(connection, collection)
             upload = uploads.waiting(connection, task.job.id).get(str(one["file"]))
             if upload is None:
-                return _before(connection, collection, one)
+                return _before(connection, collection, one, reader)
         document = self._parsed(folder, upload)
         with database.write() as connection:
             collections.find(connection, collection, lock=True)  # whoever accepts another one does so before or after
             if not uploads.take(connection, task.job.id, upload):
                 return _became(upload.document_id, upload.uri, SUPERSEDED)
-            if isinstance(document, str):
-                corpus.fail(connection, collection, uri=upload.uri, source="", error=document)
-                return _became(upload.document_id, upload.uri, FAILED, error=document)
-            put = corpus.put(connection, collection, [document])[0]
-            return _became(put.document_id, upload.uri, put.outcome, seq=put.seq)
+            try:
+                return _stored(connection, collection, upload, document, reader)
+            except Conflict as error:  # it is somebody else's now
+                return _became(upload.document_id, upload.uri, FAILED, error=str(error))
 
     def _parsed(self, folder: Folder, upload: Upload) -> NewDocument | str:
         """The document, or why there is none."""
@@ -106,17 +106,28 @@ class Uploads:
         )
 
 
+def _stored(
+    connection: Connection, collection: str, upload: Upload, document: NewDocument | str, reader: Reader
+) -> dict[str, Any]:
+    """Store it, or why there is none. Raises Conflict where there is one that whoever sent it may not read."""
+    if isinstance(document, str):
+        corpus.fail(connection, collection, uri=upload.uri, source="", error=document, acl=upload.acl, reader=reader)
+        return _became(upload.document_id, upload.uri, FAILED, error=document)
+    put = corpus.put(connection, collection, [document], reader=reader)[0]
+    return _became(put.document_id, upload.uri, put.outcome, seq=put.seq)
+
+
 def _said(upload: Upload) -> str | None:
     """The media type, where the client knows one."""
     known = upload.media_type.partition(";")[0].strip().lower()
     return None if known in ("", "application/octet-stream") else known
 
 
-def _before(connection: Connection, collection: str, one: Mapping[str, Any]) -> dict[str, Any]:
+def _before(connection: Connection, collection: str, one: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
     """What an earlier attempt has made of a file, as far as the log knows it; or something newer has come."""
     key = str(one["document"])
     try:
-        document: Document = documents.get(connection, collection, key)
+        document: Document = documents.get(connection, collection, key, reader=reader)
     except NotFound:
         return _became(key, "", SUPERSEDED)
     if document.state is DocumentState.READY and document.sha256 == one["sha256"]:

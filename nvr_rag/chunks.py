@@ -260,6 +260,7 @@ def _visible(dialect: str, shape: reading.Shape) -> Any:
         t.DocumentVersion.seq <= bindparam("until"),
         _shown(bindparam("since")),
         reading.readable(dialect, shape),
+        reading.readable(dialect, shape, t.DocumentVersion.acl),
     )
 
 
@@ -293,7 +294,7 @@ def _placed_chunks() -> Any:
             t.Document.id.label("document_id"),
             t.Document.uri,
             t.Document.source,
-            t.Document.acl,
+            v.acl,
         )
         .select_from(p)
         .join(t.Chunk, t.Chunk.id == p.chunk_id)

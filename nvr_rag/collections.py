@@ -8,9 +8,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from nvr_rag.access import reading
 from nvr_rag.db import tables as t
 from nvr_rag.errors import Conflict, InvalidInput, NoCollection, NotFound
-from nvr_rag.types import DocumentState
+from nvr_rag.types import OWNER, DocumentState, Reader
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -100,13 +101,15 @@ def allocate_seq(connection: Connection, collection_id: int, count: int) -> int:
     return int(following) - count
 
 
-def all_infos(connection: Connection) -> list[CollectionInfo]:
-    """Every collection, by name."""
+def all_infos(connection: Connection, reader: Reader = OWNER) -> list[CollectionInfo]:
+    """Every collection, by name; the documents that a reader may read are counted."""
     counts: dict[int, dict[str, int]] = {}
-    by_state = select(t.Document.collection_id, t.Document.state, func.count()).group_by(
-        t.Document.collection_id, t.Document.state
+    by_state = (
+        select(t.Document.collection_id, t.Document.state, func.count())
+        .where(reading.readable(connection.dialect.name, reading.shape(reader)))
+        .group_by(t.Document.collection_id, t.Document.state)
     )
-    for collection_id, state, count in connection.execute(by_state):
+    for collection_id, state, count in connection.execute(by_state, reading.bound(reader)):
         counts.setdefault(collection_id, {})[state] = count
     rows = connection.execute(select(*t.Collection.__table__.c).order_by(t.Collection.name))
     return [
@@ -122,10 +125,10 @@ def all_infos(connection: Connection) -> list[CollectionInfo]:
     ]
 
 
-def info(connection: Connection, name: str) -> CollectionInfo:
+def info(connection: Connection, name: str, reader: Reader = OWNER) -> CollectionInfo:
     """One collection. Raises NotFound."""
     find(connection, name)
-    return next(info for info in all_infos(connection) if info.name == name)
+    return next(info for info in all_infos(connection, reader) if info.name == name)
 
 
 def remove(connection: Connection, name: str) -> None:

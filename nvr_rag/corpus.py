@@ -16,10 +16,10 @@ from sqlalchemy import Connection, RowMapping, Table, bindparam, delete, insert,
 from nvr_rag import collections
 from nvr_rag.db import tables as t
 from nvr_rag.documents import newest_version, serving_chunking
-from nvr_rag.errors import InvalidInput
+from nvr_rag.errors import Conflict, InvalidInput
 from nvr_rag.ids import document_id, sha256_json
 from nvr_rag.storable import storable, storable_json
-from nvr_rag.types import DocumentState, NewDocument
+from nvr_rag.types import OWNER, DocumentState, NewDocument, Reader
 
 MAX_URI_CHARACTERS = 4096
 _LOOKUP = 500  # ids in one IN (...), well under every engine's limit
@@ -42,10 +42,13 @@ class Put:
     seq: int  # of the change; 0 when nothing changed
 
 
-def put(connection: Connection, collection: str, documents: Sequence[NewDocument]) -> list[Put]:
+def put(
+    connection: Connection, collection: str, documents: Sequence[NewDocument], *, reader: Reader = OWNER
+) -> list[Put]:
     """Store documents, in order; one that says what its newest version says changes nothing.
 
-    Raises NotFound (collection), InvalidInput (a URI or metadata that cannot be stored, a URI twice in one call).
+    Raises NotFound (collection), InvalidInput (a URI or metadata that cannot be stored, a URI twice in one call),
+    Conflict where there is a document that the reader may not read.
     """
     documents = [_storable_document(document) for document in documents]
     collection_id = collections.find(connection, collection, lock=True)
@@ -53,6 +56,8 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
     if len(set(ids)) != len(ids):
         raise InvalidInput("a URI may appear once in one call", field="uri")
     current = _current(connection, ids)
+    for row in current.values():
+        _check_readable(row, reader)
     changed = [i for i, key in enumerate(ids) if not _says_the_same(current.get(key), documents[i])]
     seq = collections.allocate_seq(connection, collection_id, len(changed)) if changed else 0
     changes = [
@@ -69,15 +74,58 @@ def put(connection: Connection, collection: str, documents: Sequence[NewDocument
     return [answers.get(i, Put(document_id=key, outcome=Outcome.UNCHANGED, seq=0)) for i, key in enumerate(ids)]
 
 
-def fail(connection: Connection, collection: str, *, uri: str, source: str, error: str) -> None:
-    """Record that a document could not be read. An older version of it goes on answering."""
+def check_free(connection: Connection, ids: Sequence[str], reader: Reader) -> None:
+    """Raise Conflict where one of these documents is there, deleted or not, and the reader may not read it."""
+    for part in _parts(ids):
+        statement = select(t.Document.uri, t.Document.acl).where(t.Document.id.in_(part))
+        for row in connection.execute(statement).mappings():
+            _check_readable(row, reader)
+
+
+def taken(uri: str) -> Conflict:
+    """What whoever would write over something that he may not read is told."""
+    return Conflict(f"the URI {uri[:200]!r} is taken by a document that this key may not read; take another one")
+
+
+def _check_readable(row: RowMapping, reader: Reader) -> None:
+    if not reader.may_read(row["acl"]):
+        raise taken(row["uri"])
+
+
+def fail(
+    connection: Connection,
+    collection: str,
+    *,
+    uri: str,
+    source: str,
+    error: str,
+    acl: Sequence[str] | None = None,
+    reader: Reader = OWNER,
+) -> None:
+    """Record that a document could not be read. An older version of it goes on answering, to those of its readers who
+    are in `acl` as well: what is said of who may read it holds at once, and shows nobody more of the older one.
+
+    Raises Conflict where there is one that the reader may not read.
+    """
     collection_id = collections.find(connection, collection, lock=True)
     key = identify(collection, uri)
+    check_free(connection, [key], reader)
     fields = {"state": "failed", "source": storable(source), "error": storable(error), "updated_at": t.now()}
-    if key in _current(connection, [key]):
-        connection.execute(update(t.Document).where(t.Document.id == key).values(**fields))
+    acl = None if acl is None else [storable(principal) for principal in acl]
+    row = _current(connection, [key]).get(key)
+    if row is None:
+        values = {**fields, "id": key, "collection_id": collection_id, "uri": uri, "acl": acl}
+        connection.execute(insert(t.Document).values(values))
     else:
-        connection.execute(insert(t.Document).values(id=key, collection_id=collection_id, uri=uri, **fields))
+        values = {**fields, "acl": acl if row["generation"] == 0 else _both(row["acl"], acl)}
+        connection.execute(update(t.Document).where(t.Document.id == key).values(values))
+
+
+def _both(one: Sequence[str] | None, other: Sequence[str] | None) -> list[str] | None:
+    """An acl for those alone who are in two of them."""
+    if one is None:
+        return None if other is None else list(other)
+    return [principal for principal in one if other is None or principal in other]
 
 
 def mark_failed(connection: Connection, key: str, seq: int, error: str) -> None:
@@ -91,13 +139,16 @@ def mark_failed(connection: Connection, key: str, seq: int, error: str) -> None:
     )
 
 
-def delete_documents(connection: Connection, collection: str, ids: Sequence[str]) -> list[str]:
-    """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given.
+def delete_documents(
+    connection: Connection, collection: str, ids: Sequence[str], *, reader: Reader = OWNER
+) -> list[str]:
+    """Mark documents as deleted, at once for every reader; returns the ids that were there, in the order given. One
+    that `reader` may not read is as good as none.
 
     A document that could never be read is forgotten altogether: no index has ever heard of it.
     """
     collection_id = collections.find(connection, collection, lock=True)
-    generations = _generations(connection, collection_id, ids)
+    generations = _generations(connection, collection_id, ids, reader)
     doomed = [key for key in dict.fromkeys(ids) if key in generations]
     unread = [key for key in doomed if generations[key] == 0]
     for part in _parts(unread):
@@ -114,18 +165,18 @@ def delete_documents(connection: Connection, collection: str, ids: Sequence[str]
     return doomed
 
 
-def _generations(connection: Connection, collection_id: int, ids: Sequence[str]) -> dict[str, int]:
-    """Of those documents that are there and not deleted."""
+def _generations(connection: Connection, collection_id: int, ids: Sequence[str], reader: Reader) -> dict[str, int]:
+    """Of those documents that are there, for this reader, and not deleted."""
     found: dict[str, int] = {}
     for part in _parts(ids):
         rows = connection.execute(
-            select(t.Document.id, t.Document.generation).where(
+            select(t.Document.id, t.Document.generation, t.Document.acl).where(
                 t.Document.id.in_(part),
                 t.Document.collection_id == collection_id,
                 t.Document.state != DocumentState.DELETED,
             )
         )
-        found.update((row.id, row.generation) for row in rows)
+        found.update((row.id, row.generation) for row in rows if reader.may_read(row.acl))
     return found
 
 
@@ -282,6 +333,7 @@ def _version_row(change: _Change) -> dict[str, Any]:
         "text": parsed.text,
         "text_format": parsed.format,
         "page_starts": list(parsed.page_starts),
+        "acl": document.acl,
     }
 
 

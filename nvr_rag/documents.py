@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, and_, func, or_, select, update
 
 from nvr_rag import collections
+from nvr_rag.access import reading
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import bytewise
 from nvr_rag.errors import NotFound
 from nvr_rag.storable import storable
-from nvr_rag.types import Document, DocumentState, ParsedText, TextFormat
+from nvr_rag.types import OWNER, Document, DocumentState, ParsedText, Reader, TextFormat
 
 _PAGE = 1000
 _AFTER_SLASH = "0"  # the character that follows "/": every URI below a folder sorts between the two
@@ -92,11 +93,12 @@ def parsed(connection: Connection, key: str) -> ParsedText:
     )
 
 
-def get(connection: Connection, collection: str, key: str) -> Document:
-    """One document by its id or its URI, deleted ones too. Raises NotFound."""
+def get(connection: Connection, collection: str, key: str, *, reader: Reader = OWNER) -> Document:
+    """One document by its id or its URI, deleted ones too. Raises NotFound, also for one that is not for the reader."""
     collection_id = collections.find(connection, collection)
-    statement = _documents(collection_id).where(or_(t.Document.id == storable(key), t.Document.uri == storable(key)))
-    row = connection.execute(statement).mappings().first()
+    named = or_(t.Document.id == storable(key), t.Document.uri == storable(key))
+    statement = _documents(collection_id).where(named, _readable(connection, reader))
+    row = connection.execute(statement, reading.bound(reader)).mappings().first()
     if row is None:
         raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")
     return _document(collection, row)
@@ -109,12 +111,15 @@ def list_documents(
     state: DocumentState | None = None,
     after: str = "",
     limit: int = 100,
+    reader: Reader = OWNER,
 ) -> list[Document]:
-    """Documents by URI, from the first URI greater than `after`; deleted ones only when asked for."""
+    """Documents by URI, from the first URI greater than `after`; deleted ones only when asked for, and never one
+    that is not for the reader."""
     collection_id = collections.find(connection, collection)
     wanted = t.Document.state == state if state else t.Document.state != DocumentState.DELETED
-    statement = _documents(collection_id).where(wanted, t.Document.uri > after).order_by(t.Document.uri).limit(limit)
-    return [_document(collection, row) for row in connection.execute(statement).mappings()]
+    wanted = and_(wanted, t.Document.uri > after, _readable(connection, reader))
+    statement = _documents(collection_id).where(wanted).order_by(t.Document.uri).limit(limit)
+    return [_document(collection, row) for row in connection.execute(statement, reading.bound(reader)).mappings()]
 
 
 def text_of(connection: Connection, key: str) -> str:
@@ -124,6 +129,10 @@ def text_of(connection: Connection, key: str) -> str:
     if text is None:
         raise NotFound(f"the document {key} has no text")
     return text
+
+
+def _readable(connection: Connection, reader: Reader) -> Any:
+    return reading.readable(connection.dialect.name, reading.shape(reader))
 
 
 def newest_version() -> Any:
@@ -165,7 +174,7 @@ def _documents(collection_id: int) -> Select[Any]:
     v = t.DocumentVersion
     return (
         select(
-            *t.Document.__table__.c,
+            *t.Document.__table__.c,  # the acl among them
             v.seq,
             v.sha256,
             v.parser,

@@ -16,22 +16,25 @@ from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import insert_ignore
 from nvr_rag.errors import InvalidInput
+from nvr_rag.ids import sha256_json
 
 MAX_KEY_CHARACTERS = 255
 KEPT = timedelta(days=1)
 FIELD = "Idempotency-Key"
 
 
-def begin(connection: Connection, key: str, fingerprint: str) -> Mapping[str, Any] | None:
+def begin(connection: Connection, key: str, fingerprint: str, asker: str = "") -> Mapping[str, Any] | None:
     """The answer that was given to this key, or None for a new one: then do the work, and call `answered`.
 
-    Of two that begin at once, one waits for the other. Raises InvalidInput for a key that stands for something else.
+    Every asker (see nvr_rag.access.callers) has keys of his own; "" is whoever asks where there are none. Of two that
+    begin at once, one waits for the other. Raises InvalidInput for a key that stands for something else.
     """
     forget(connection)
-    fresh = {"key": key, "fingerprint": fingerprint, "answer": {}, "created_at": clock.now(connection)}
+    kept = _kept(key, asker)
+    fresh = {"key": kept, "fingerprint": fingerprint, "answer": {}, "created_at": clock.now(connection)}
     insert_ignore(connection, t.Idempotency, [fresh])  # waits for whoever has just written the same key
     i = t.Idempotency
-    row = connection.execute(select(i.fingerprint, i.answer).where(i.key == key)).one()
+    row = connection.execute(select(i.fingerprint, i.answer).where(i.key == kept)).one()
     if row.fingerprint != fingerprint:
         raise InvalidInput(
             f"the {FIELD} {key[:80]!r} stands for another request of the last day; send a new key with a new request",
@@ -41,9 +44,15 @@ def begin(connection: Connection, key: str, fingerprint: str) -> Mapping[str, An
     return answer or None
 
 
-def answered(connection: Connection, key: str, answer: Mapping[str, Any]) -> None:
+def answered(connection: Connection, key: str, answer: Mapping[str, Any], asker: str = "") -> None:
     """Keep what the work came to. `answer` is not empty."""
-    connection.execute(update(t.Idempotency).where(t.Idempotency.key == key).values(answer=dict(answer)))
+    mine = t.Idempotency.key == _kept(key, asker)
+    connection.execute(update(t.Idempotency).where(mine).values(answer=dict(answer)))
+
+
+def _kept(key: str, asker: str) -> str:
+    """What a key is kept as: what one asker takes neither collides with another's nor tells him anything."""
+    return sha256_json([asker, key]) if asker else key
 
 
 def forget(connection: Connection) -> None:

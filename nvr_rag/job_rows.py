@@ -46,6 +46,8 @@ class Job:
     cancel_at: datetime | None  # when somebody asked to cancel it
     finished_at: datetime | None
     lease_until: datetime | None  # of a job that is running
+    key_id: str | None  # of the API key that asked for it; None = nobody's
+    asker: str | None  # who asked with it; see nvr_rag.access.callers
     failures: Sequence[Mapping[str, Any]]  # {"attempt", "at", "error"}, the last few, oldest first
     lapsed: bool  # it is running, and its worker has died or is out of reach
 
@@ -80,8 +82,13 @@ def one(connection: Connection, statement: Select[Any], job_id: int) -> Job:
     """The same for one job. Raises NotFound."""
     found = read(connection, statement.where(t.Job.id == job_id))
     if not found:
-        raise NotFound(f"there is no job {job_id}; nvr-rag jobs list shows those that there are")
+        raise missing(job_id)
     return found[0]
+
+
+def missing(job_id: int) -> NotFound:
+    """What whoever asks for a job that is not there, or is not for him, is told."""
+    return NotFound(f"there is no job {job_id}; nvr-rag jobs list shows those that there are")
 
 
 def about(kind: str, collection: str) -> Select[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, or_, select, true, update
 
 from nvr_rag import collections, retries
+from nvr_rag.access.callers import Caller
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
@@ -47,19 +48,32 @@ def enqueue(database: Database, kind: str, payload: Mapping[str, Any], *, due_at
         return add(connection, kind, payload, due_at=due_at)
 
 
-def add(connection: Connection, kind: str, payload: Mapping[str, Any], *, due_at: datetime | None = None) -> int:
-    """The same inside a transaction: the job is there if and only if that commits."""
-    values = {"kind": kind, "payload": dict(payload), "due_at": due_at}
+def add(
+    connection: Connection,
+    kind: str,
+    payload: Mapping[str, Any],
+    *,
+    due_at: datetime | None = None,
+    by: Caller | None = None,
+) -> int:
+    """The same inside a transaction: the job is there if and only if that commits. `by` asks for it over HTTP."""
+    values: dict[str, Any] = {"kind": kind, "payload": dict(payload), "due_at": due_at}
+    if by is not None and by.key_id is not None:
+        values |= {"key_id": by.key_id, "asker": by.asker}
     return int(connection.execute(insert(t.Job).values(**values).returning(t.Job.id)).scalar_one())
 
 
-def enqueue_alone(database: Database, kind: str, collection: str, payload: Mapping[str, Any]) -> int:
+def enqueue_alone(
+    database: Database, kind: str, collection: str, payload: Mapping[str, Any], *, by: Caller | None = None
+) -> int:
     """Ask for a job of which a collection has one at a time; returns its id. Raises Conflict while there is one."""
     with database.write() as connection:
-        return add_alone(connection, kind, collection, payload)
+        return add_alone(connection, kind, collection, payload, by=by)
 
 
-def add_alone(connection: Connection, kind: str, collection: str, payload: Mapping[str, Any]) -> int:
+def add_alone(
+    connection: Connection, kind: str, collection: str, payload: Mapping[str, Any], *, by: Caller | None = None
+) -> int:
     """The same inside a transaction.
 
     A payload with a `source`, a path, is about that part of the collection only: jobs whose sources do not lie in each
@@ -67,7 +81,7 @@ def add_alone(connection: Connection, kind: str, collection: str, payload: Mappi
     """
     collections.find(connection, collection, lock=True)  # two who ask at once, ask one after the other
     _check_alone(connection, kind, collection, payload.get("source"))
-    return add(connection, kind, {**payload, "collection": collection})
+    return add(connection, kind, {**payload, "collection": collection}, by=by)
 
 
 def get(database: Database, job_id: int) -> Job:

@@ -101,12 +101,13 @@ class QueryLog:
             pending.written.set()
 
 
-def record_feedback(connection: Connection, items: Sequence[Feedback]) -> int:
+def record_feedback(connection: Connection, items: Sequence[Feedback], *, asker: str | None = None) -> int:
     """Store feedback; of one user about one hit the last word of each kind counts. Returns how many rows are new.
 
-    Raises NotFound for an unknown query, InvalidInput for a chunk that was not among its hits and for a bad grade.
+    With `asker` (see nvr_rag.access.callers) he knows only the queries whose answers he was shown. Raises NotFound for
+    an unknown query, InvalidInput for a chunk that was not among its hits and for a bad grade.
     """
-    shown = _shown(connection, {storable(item.query_id) for item in items})
+    shown = _shown(connection, {storable(item.query_id) for item in items}, asker)
     for item in items:
         _check(item, shown)
     before = _count(connection, shown)
@@ -148,20 +149,33 @@ def _row(query: Query, result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _shown(connection: Connection, query_ids: set[str]) -> dict[str, set[str]]:
-    rows = connection.execute(select(t.QueryRow.id, t.QueryRow.hits).where(t.QueryRow.id.in_(query_ids)))
+def _shown(connection: Connection, query_ids: set[str], asker: str | None) -> dict[str, set[str]]:
+    statement = select(t.QueryRow.id, t.QueryRow.hits).where(t.QueryRow.id.in_(query_ids))
+    if asker is not None:
+        statement = statement.where(t.QueryRow.asker == asker)
+    rows = connection.execute(statement)
     return {row.id: {hit[0] for hit in row.hits} for row in rows}
 
 
 def _check(item: Feedback, shown: dict[str, set[str]]) -> None:
     if item.query_id not in shown:
-        raise NotFound(f"no query {item.query_id[:80]!r} in the log; send the query_id of a search answer")
-    if item.grade is not None and not 0 <= item.grade <= MAX_GRADE:
-        raise InvalidInput(f"a grade is a number from 0 to {MAX_GRADE}, not {item.grade}", field="grade")
+        raise no_query(item.query_id)
+    check_grade(item)
     if item.chunk_id is None and item.kind not in _ABOUT_THE_ANSWER:
         raise InvalidInput(f"feedback of kind {item.kind} names the chunk_id of a hit", field="chunk_id")
     if item.chunk_id is not None and item.chunk_id not in shown[item.query_id]:
         raise InvalidInput(f"the chunk {item.chunk_id[:80]!r} was not among the hits of this query", field="chunk_id")
+
+
+def no_query(query_id: str) -> NotFound:
+    """What whoever says something about a query that is not there, or was not his, is told."""
+    return NotFound(f"no query {query_id[:80]!r} in the log; send the query_id of a search answer")
+
+
+def check_grade(item: Feedback) -> None:
+    """Raise InvalidInput for a grade that is none."""
+    if item.grade is not None and not 0 <= item.grade <= MAX_GRADE:
+        raise InvalidInput(f"a grade is a number from 0 to {MAX_GRADE}, not {item.grade}", field="grade")
 
 
 def _count(connection: Connection, shown: dict[str, set[str]]) -> int:

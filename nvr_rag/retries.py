@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from nvr_rag.errors import NvrError
+from nvr_rag.errors import NoCollection, NvrError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,4 +67,6 @@ def decide(error: BaseException, attempts: int, policy: RetryPolicy, chance: ran
 
 def in_words(error: BaseException) -> str:
     """An error as those who asked for the work read it."""
+    if isinstance(error, NoCollection):
+        return error.without_others  # they may be a tenant's, who knows of no others
     return str(error) if isinstance(error, NvrError) else f"unexpected {type(error).__name__}: {error}"

@@ -20,13 +20,15 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, or_, select
 
 from nvr_rag import collections, jobs
-from nvr_rag.corpus import identify
+from nvr_rag.access.callers import Caller
+from nvr_rag.corpus import check_free, identify, taken
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.errors import InvalidInput, NoRoom
 from nvr_rag.ids import new_id
 from nvr_rag.transfer.files import sync_folder
+from nvr_rag.types import ANYBODY, OWNER, Reader
 
 KIND = "upload"  # of the jobs that parse them
 ORPHAN_SECONDS = 6 * 3600.0  # after which a file that nobody waits for is deleted: until then a request may be at it
@@ -43,6 +45,7 @@ class NewUpload:
     name: str  # what the client calls it; never a path
     media_type: str  # what the client says that it is; "" = nothing
     sha256: str  # of its bytes, hex
+    bytes: int = 0  # how many there are
     title: str = ""  # "" = the document's own
     metadata: Mapping[str, Any]
     acl: Sequence[str] | None = None  # principals who may read it; None = everyone
@@ -116,11 +119,13 @@ def no_room(folder: Path) -> Iterator[None]:
         raise NoRoom(f"{what}, and nothing of what was sent was kept: {todo}, and send it again") from error
 
 
-def accept(connection: Connection, collection: str, folder: str, files: Sequence[NewUpload]) -> int:
-    """Add the job that parses files, which lie in the folder with this mark; its id.
+def accept(
+    connection: Connection, collection: str, folder: str, files: Sequence[NewUpload], *, by: Caller | None = None
+) -> int:
+    """Add the job that parses files, which lie in the folder with this mark; its id. `by` is who sends them.
 
     Of several for one document the last one that was accepted counts. Raises NotFound (collection), InvalidInput (a URI
-    that cannot be stored, or twice).
+    that cannot be stored, or twice), Conflict for a URI of what he may not read.
     """
     collection_id = collections.find(connection, collection, lock=True)
     ids = [identify(collection, one.uri) for one in files]
@@ -128,8 +133,12 @@ def accept(connection: Connection, collection: str, folder: str, files: Sequence
         raise InvalidInput("a URI may appear once in one request; files of one name need one each", field="uri")
     listed = [{"file": one.file, "document": key, "sha256": one.sha256} for one, key in zip(files, ids, strict=True)]
     # The source names the job alone: it never stands in the way of another one of the collection.
-    payload = {"collection": collection, "source": f"upload:{new_id()}", "folder": folder, "files": listed}
-    job_id = jobs.add(connection, KIND, payload)
+    payload: dict[str, Any] = {"collection": collection, "source": f"upload:{new_id()}", "folder": folder}
+    payload["files"] = listed
+    if by is not None:  # the document may be somebody else's by the time that it is stored
+        check_writable(connection, ids, by.reader)
+        payload["reader"] = {"principals": sorted(by.reader.principals), "everything": by.reader.everything}
+    job_id = jobs.add(connection, KIND, payload, by=by)
     withdraw(connection, ids)
     for key, one in zip(ids, files, strict=True):
         connection.execute(
@@ -149,10 +158,30 @@ def accept(connection: Connection, collection: str, folder: str, files: Sequence
     return job_id
 
 
-def withdraw(connection: Connection, document_ids: Sequence[str]) -> list[str]:
-    """Let what waits for documents count no more: something newer has come, or they are deleted. Those that waited."""
+def reader_of(payload: Mapping[str, Any]) -> Reader:
+    """As whom a job stores documents; one that does not say writes over nothing that is restricted."""
+    said = payload.get("reader")
+    if not isinstance(said, Mapping):
+        return ANYBODY
+    return Reader(principals=frozenset(said.get("principals") or ()), everything=said.get("everything") is True)
+
+
+def check_writable(connection: Connection, document_ids: Sequence[str], reader: Reader) -> None:
+    """Raise Conflict where one of these documents is there, or waits to be, and the reader may not read it."""
+    check_free(connection, document_ids, reader)
     u = t.Upload
-    there = set(connection.scalars(delete(u).where(u.document_id.in_(document_ids)).returning(u.document_id)))
+    for row in connection.execute(select(u.uri, u.acl).where(u.document_id.in_(document_ids))):
+        if not reader.may_read(row.acl):
+            raise taken(row.uri)
+
+
+def withdraw(connection: Connection, document_ids: Sequence[str], *, reader: Reader = OWNER) -> list[str]:
+    """Let what waits for documents count no more: something newer has come, or they are deleted. Those that waited and
+    were for the reader."""
+    u = t.Upload
+    rows = connection.execute(select(u.document_id, u.acl).where(u.document_id.in_(document_ids))).all()
+    there = {row.document_id for row in rows if reader.may_read(row.acl)}
+    connection.execute(delete(u).where(u.document_id.in_(there)))
     return [key for key in document_ids if key in there]
 
 

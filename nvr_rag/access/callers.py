@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from nvr_rag.errors import Forbidden, NoCollection
 from nvr_rag.ids import sha256_json
-from nvr_rag.types import ANYBODY, Reader
+from nvr_rag.types import ANYBODY, OWNER, Reader
 
 MAX_PRINCIPALS = 256
 MAX_PRINCIPAL_CHARACTERS = 256
@@ -44,6 +44,22 @@ class Caller:
         if self.key_id is None:
             return ""
         return sha256_json([self.key_id, sorted(self.reader.principals), self.reader.everything])
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether he may be told numbers that count what some may not read. Whoever is on a machine without keys has
+        the data folder."""
+        return self.reader.everything or self.key_id is None
+
+    @property
+    def counts(self) -> Reader:
+        """Whose documents are counted for him."""
+        return OWNER if self.knows_all else self.reader
+
+    @property
+    def default_acl(self) -> list[str] | None:
+        """Who may read what he stores without saying who may."""
+        return sorted(self.reader.principals) or None
 
     def check(self, scope: Scope) -> None:
         """Raise Forbidden without this scope."""

@@ -12,7 +12,7 @@ import time
 from nvr_rag.access import keys
 from nvr_rag.access.callers import LOCAL, Caller
 from nvr_rag.db.session import Database
-from nvr_rag.errors import Unauthenticated
+from nvr_rag.errors import DatabaseUnavailable, Unauthenticated
 
 MOMENT_SECONDS = 1.0
 _MOST = 10_000  # callers remembered at a time
@@ -26,6 +26,7 @@ class Keyring:
         self._database, self._required = database, required
         self._known: dict[bytes, tuple[float, Caller]] = {}
         self._open_until = 0.0  # so long nobody needs to ask whether keys exist
+        self._was_open = False  # the last time that somebody asked
 
     def remembered(self, key: str | None) -> Caller | None:
         """The caller, where that was found out a moment ago; takes no time, and may be called on an event loop."""
@@ -35,13 +36,23 @@ class Keyring:
         until, caller = self._known.get(_digest(key), (0.0, None))
         return caller if now < until else None
 
+    def is_open(self) -> bool:
+        """Whether one may come in without a key; while the database does not answer, whether one could before."""
+        try:
+            return self.identify(None) is LOCAL
+        except Unauthenticated:
+            return False
+        except DatabaseUnavailable:
+            return self._was_open
+
     def identify(self, key: str | None) -> Caller:
         """The caller. Raises Unauthenticated: no key where one is needed, or one that is unknown, revoked or expired;
         DatabaseUnavailable."""
         until = time.monotonic() + MOMENT_SECONDS
         with self._database.read() as connection:
             if key is None:
-                if self._required or keys.exist(connection):
+                self._was_open = not self._required and not keys.exist(connection)
+                if not self._was_open:
                     raise Unauthenticated(
                         "a key is needed: send it as Authorization: Bearer KEY or as X-API-Key; "
                         "nvr-rag keys create makes one"

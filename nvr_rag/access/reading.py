@@ -29,13 +29,14 @@ def shape(reader: Reader) -> Shape:
     return Shape.EVERYTHING if reader.everything else Shape.NAMED if reader.principals else Shape.ANYBODY
 
 
-def readable(dialect: str, shape: Shape) -> ColumnElement[bool]:
-    """A condition on rows of `document`; a statement that has it is executed with what `bound` says."""
-    acl = t.Document.acl
+def readable(dialect: str, shape: Shape, acl: Any = t.Document.acl) -> ColumnElement[bool]:
+    """A condition on rows of `document`, or on another column with an acl; a statement that has it is executed with
+    what `bound` says."""
     if shape == Shape.EVERYTHING:
         return true()
     if shape == Shape.ANYBODY:
-        return acl.is_(None)
+        nobody_named: ColumnElement[bool] = acl.is_(None)
+        return nobody_named
     # The engines' own words for the elements of a JSON list.
     elements: Any = func.json_array_elements_text if dialect == "postgresql" else func.json_each
     each = elements(acl).table_valued("value")

@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from nvr_rag import collections, deployments, indexes
+from nvr_rag.access.callers import Caller
+from nvr_rag.api.authorization import AdminCaller, AnyCaller
 from nvr_rag.api.dependencies import PartsOf
 from nvr_rag.api.limits import CollectionName
 from nvr_rag.api.openapi import problem_responses
@@ -25,7 +27,7 @@ from nvr_rag.api.schemas import (
     ServingDeployment,
 )
 from nvr_rag.collections import CollectionInfo
-from nvr_rag.errors import InvalidInput
+from nvr_rag.errors import Forbidden, InvalidInput
 from nvr_rag.workspace import Workspace
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -34,37 +36,41 @@ Name = Annotated[CollectionName, Path(description="Name of a collection.")]
 
 
 @router.get("", summary="List collections", responses=problem_responses(503))
-def list_collections(parts: PartsOf) -> CollectionList:
-    """All collections, by name."""
+def list_collections(parts: PartsOf, caller: AnyCaller) -> CollectionList:
+    """The collections that the caller may know of, by name."""
     with parts.workspace.database.read() as connection:
-        infos = collections.all_infos(connection)
-    return CollectionList(collections=[CollectionSummary(**_summary(info)) for info in infos])
+        infos = collections.all_infos(connection, caller.counts)
+    known = [info for info in infos if caller.knows(info.name)]
+    return CollectionList(collections=[CollectionSummary(**_summary(info, caller)) for info in known])
 
 
 @router.post("", status_code=201, summary="Make a collection", responses=problem_responses(409, 422, 503, body=True))
-def create_collection(body: NewCollection, parts: PartsOf, response: Response) -> CollectionDetail:
+def create_collection(body: NewCollection, parts: PartsOf, caller: AdminCaller, response: Response) -> CollectionDetail:
     """An empty collection, searchable at once."""
+    if not caller.knows(body.name):  # said whether or not there is one
+        raise Forbidden(f"this key is for the collections {', '.join(sorted(caller.collections or ()))} only")
     try:
         parts.workspace.create_collection(body.name, language=body.language, mode=body.mode)
     except InvalidInput as error:
         raise InvalidInput(str(error), field="name" if error.field == "collection" else error.field) from error
     response.headers["Location"] = f"{router.prefix}/{body.name}"
-    return _detail(parts.workspace, body.name)
+    return _detail(parts.workspace, body.name, caller)
 
 
 @router.get("/{name}", summary="Look at a collection", responses=problem_responses(404, 422, 503))
-def get_collection(name: Name, parts: PartsOf) -> CollectionDetail:
+def get_collection(name: Name, parts: PartsOf, caller: AnyCaller) -> CollectionDetail:
     """Its documents by state, the deployment that serves it, and how far each live index is."""
-    return _detail(parts.workspace, name)
+    return _detail(parts.workspace, name, caller)
 
 
 @router.patch(
     "/{name}", summary="Change how a collection answers", responses=problem_responses(404, 422, 503, body=True)
 )
-def change_collection(name: Name, body: CollectionChange, parts: PartsOf) -> CollectionDetail:
+def change_collection(name: Name, body: CollectionChange, parts: PartsOf, caller: AdminCaller) -> CollectionDetail:
     """A new deployment on the same index; the one that served before is kept as the previous one."""
     if body.mode is None and body.fusion is None:
         raise InvalidInput("nothing to change: send mode, fusion or both", field="mode")
+    caller.check_collection(name)
     with parts.workspace.database.write() as connection:
         collections.find(connection, name, lock=True)
         now = deployments.serving(connection, name)
@@ -72,12 +78,13 @@ def change_collection(name: Name, body: CollectionChange, parts: PartsOf) -> Col
         mode, fusion = body.mode or now.mode, replace(now.fusion, **changed)
         if (mode, fusion) != (now.mode, now.fusion):
             deployments.serve(connection, now.collection_id, now.index_id, mode, fusion)
-    return _detail(parts.workspace, name)
+    return _detail(parts.workspace, name, caller)
 
 
 @router.delete("/{name}", summary="Delete a collection", responses=problem_responses(404, 422, 503))
-def delete_collection(name: Name, parts: PartsOf) -> Deleted:
+def delete_collection(name: Name, parts: PartsOf, caller: AdminCaller) -> Deleted:
     """Its documents, queries and feedback go at once; the indexer drops its indexes from the disk a little later."""
+    caller.check_collection(name)
     with parts.workspace.database.write() as connection:
         orphans = indexes.all_infos(connection, collections.find(connection, name))
         collections.remove(connection, name)
@@ -86,22 +93,23 @@ def delete_collection(name: Name, parts: PartsOf) -> Deleted:
     return Deleted(deleted=[name])
 
 
-def _detail(workspace: Workspace, name: str) -> CollectionDetail:
+def _detail(workspace: Workspace, name: str, caller: Caller) -> CollectionDetail:
+    caller.check_collection(name)
     with workspace.database.read() as connection:
-        info = collections.info(connection, name)
+        info = collections.info(connection, name, caller.counts)
         every = indexes.all_infos(connection, info.id)
         deployment = _deployment(connection, name, every)
     states = [
         IndexState(
             name=index.name,
             encoder=index.encoder,
-            applied_seq=index.applied_seq,
-            lag=info.head_seq - index.applied_seq,
+            applied_seq=index.applied_seq if caller.knows_all else None,
+            lag=info.head_seq - index.applied_seq if caller.knows_all else None,
         )
         for index in every
         if index.state == "live"
     ]
-    return CollectionDetail(**_summary(info), deployment=deployment, indexes=states)
+    return CollectionDetail(**_summary(info, caller), deployment=deployment, indexes=states)
 
 
 def _deployment(connection: Connection, name: str, every: list[indexes.IndexInfo]) -> ServingDeployment:
@@ -115,11 +123,11 @@ def _deployment(connection: Connection, name: str, every: list[indexes.IndexInfo
     )
 
 
-def _summary(info: CollectionInfo) -> dict[str, Any]:
+def _summary(info: CollectionInfo, caller: Caller) -> dict[str, Any]:
     return {
         "name": info.name,
         "language": info.language,
-        "head_seq": info.head_seq,
+        "head_seq": info.head_seq if caller.knows_all else None,
         "created_at": info.created_at,
         "documents": info.documents,
     }

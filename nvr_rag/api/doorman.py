@@ -44,7 +44,7 @@ async def _caller(scope: Scope) -> Caller:
     app: FastAPI = scope["app"]
     parts: Parts = app.state.parts
     headers = Headers(scope=scope)
-    key = _key(headers)
+    key = key_of(headers)
     caller = parts.keyring.remembered(key)
     if caller is None:
         caller = await run_in_threadpool(parts.keyring.identify, key)
@@ -58,7 +58,7 @@ def has_key(headers: Headers) -> bool:
     return KEY_HEADER in headers or "Authorization" in headers
 
 
-def _key(headers: Headers) -> str | None:
+def key_of(headers: Headers) -> str | None:
     """The key of a request. Raises Unauthenticated for what is no key, and for two that differ."""
     found = set(headers.getlist(KEY_HEADER))
     for value in headers.getlist("Authorization"):

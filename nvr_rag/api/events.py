@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import anyio
 from starlette.concurrency import run_in_threadpool
@@ -17,10 +16,11 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from nvr_rag import jobs
-from nvr_rag.api.schemas import JobInfo
+from nvr_rag.access.callers import Caller
+from nvr_rag.api.telling import info_of
 from nvr_rag.db.session import Database
 from nvr_rag.errors import DatabaseUnavailable, NotFound
-from nvr_rag.jobs import Job, Status
+from nvr_rag.jobs import Job
 
 MAX_STREAMS = 64  # of one process
 POLL_SECONDS = 0.5
@@ -70,13 +70,13 @@ class EventStream(StreamingResponse):
             self._on_end()
 
 
-async def events_of(database: Database, job: Job, stopping: Callable[[], bool]) -> AsyncIterator[str]:
-    """The job as it is, and again whenever it has changed, until it has ended; comments in between."""
+async def events_of(database: Database, job: Job, caller: Caller, stopping: Callable[[], bool]) -> AsyncIterator[str]:
+    """The job as it is for a caller, and again whenever it has changed, until it has ended; comments in between."""
     begun = spoken = time.monotonic()
     yield _RETRY
     said = ""
     while True:
-        words = info_of(job).model_dump_json()
+        words = info_of(job, caller).model_dump_json()
         if words != said or job.finished:
             name = f"id: {LAST}\n" if job.finished else ""
             yield f"{name}data: {words}\n\n"
@@ -93,16 +93,3 @@ async def events_of(database: Database, job: Job, stopping: Callable[[], bool]) 
             continue  # what is known goes on being true
         except NotFound:  # forgotten meanwhile
             return
-
-
-def info_of(job: Job) -> JobInfo:
-    """A job as callers see it."""
-    names = ("id", "kind", "collection", "state", "error", "created_at", "due_at", "finished_at", "attempts")
-    values: dict[str, Any] = {name: getattr(job, name) for name in names}
-    result = None if job.result is None else {name: value for name, value in job.result.items() if name != "report"}
-    return JobInfo(
-        **values,
-        cancelled=job.status in (Status.CANCELLING, Status.CANCELLED),
-        progress=dict(job.progress),
-        result=result,  # the release before kept paths of this machine in it
-    )

@@ -48,7 +48,8 @@ class UploadFields(Body):
     acl: Annotated[list[Opaque] | None, FromJson] = Field(
         default=None,
         max_length=1000,
-        description="A JSON list of the principals who may read it; default: everyone. Of every file.",
+        description="A JSON list of the principals who may read it, null: everybody. Left out: those that the key is "
+        "for; everybody where it names none. Of every file.",
     )
     wait: bool = Field(default=False, description="Answer when the index that serves the collection has them.")
     timeout_seconds: float = Field(default=30.0, ge=0, le=MAX_WAIT_SECONDS, description="How long to wait at most.")
@@ -64,7 +65,10 @@ class UploadResult(Answer):
     outcome: Literal["added", "updated", "unchanged", "failed", "superseded"] | None = Field(
         description="superseded: something newer was accepted for the document, or it was deleted."
     )
-    seq: int | None = Field(description="Number of the change in its collection; 0 when nothing changed.")
+    seq: int | None = Field(
+        description="Number of the change in its collection; 0 when nothing changed, null for who does not read "
+        "everything there."
+    )
     error: str | None = Field(description="Why it could not be parsed.")
 
 

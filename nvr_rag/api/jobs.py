@@ -9,10 +9,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from nvr_rag import jobs
+from nvr_rag.access.callers import Caller
+from nvr_rag.api.authorization import JobCaller
 from nvr_rag.api.dependencies import PartsOf
-from nvr_rag.api.events import LAST, EventStream, events_of, info_of
+from nvr_rag.api.events import LAST, EventStream, events_of
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo
+from nvr_rag.api.telling import info_of, is_seen
+from nvr_rag.db.session import Database
+from nvr_rag.job_rows import Job, missing
 
 MAX_JOB = 2**31 - 1  # what every engine's integer column can hold
 
@@ -22,9 +27,9 @@ Number = Annotated[int, Path(ge=1, le=MAX_JOB)]
 
 
 @router.get("/{job_id}", summary="See how far a job is", responses=problem_responses(404, 422, 503))
-def get_job(job_id: Number, parts: PartsOf) -> JobInfo:
+def get_job(job_id: Number, parts: PartsOf, caller: JobCaller) -> JobInfo:
     """Its state, how far it is, and in the end what came of it."""
-    return info_of(jobs.get(parts.workspace.database, job_id))
+    return info_of(_seen(parts.workspace.database, job_id, caller), caller)
 
 
 @router.get(
@@ -46,12 +51,22 @@ async def follow_job(
     job_id: Number,
     request: Request,
     parts: PartsOf,
+    caller: JobCaller,
     last_event_id: Annotated[str, Header(max_length=100, description="Sent by clients that connect again.")] = "",
 ) -> Response:
     """The same as a stream, until it has ended."""
     database = parts.workspace.database
-    job = await run_in_threadpool(jobs.get, database, job_id)
+    job = await run_in_threadpool(_seen, database, job_id, caller)
     if last_event_id == LAST and job.finished:
         return Response(status_code=204)
     parts.streams.enter()
-    return EventStream(events_of(database, job, request.app.state.stopping.is_set), parts.streams.leave)
+    told = events_of(database, job, caller, request.app.state.stopping.is_set)
+    return EventStream(told, parts.streams.leave)
+
+
+def _seen(database: Database, job_id: int, caller: Caller) -> Job:
+    """A job. Raises NotFound, also where it is not for this caller."""
+    job = jobs.get(database, job_id)
+    if not is_seen(job, caller):
+        raise missing(job_id)
+    return job

@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from nvr_rag import jobs
+from nvr_rag.api.authorization import TrainCaller
 from nvr_rag.api.dependencies import Parts, PartsOf
-from nvr_rag.api.events import info_of
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo, RetrainRequest
+from nvr_rag.api.telling import info_of
 from nvr_rag.errors import Conflict
 from nvr_rag.ids import new_id
 from nvr_rag.running import processes
@@ -28,8 +29,9 @@ router = APIRouter(prefix="/v1", tags=["retraining"])
     summary="Retrain a collection",
     responses=problem_responses(404, 409, 422, 503, body=True),
 )
-def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo:
+def retrain(body: RetrainRequest, parts: PartsOf, caller: TrainCaller, response: Response) -> JobInfo:
     """Begin a lap: mine, train, build an index beside the live one, and let the gate decide. One at a time."""
+    caller.check_collection(body.collection)
     payload = {
         "run": new_id(),
         "recipe": body.recipe,
@@ -38,9 +40,9 @@ def retrain(body: RetrainRequest, parts: PartsOf, response: Response) -> JobInfo
         "promote": body.promote,
     }
     _check(parts, {**payload, "collection": body.collection})
-    job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload)
+    job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload, by=caller)
     response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
-    return info_of(jobs.get(parts.workspace.database, job_id))
+    return info_of(jobs.get(parts.workspace.database, job_id), caller)
 
 
 def _check(parts: Parts, payload: Mapping[str, Any]) -> None:

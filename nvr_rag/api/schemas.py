@@ -135,6 +135,12 @@ class FeedbackItem(Body):
     kind: Annotated[FeedbackKind, Field(strict=False)]
     grade: int | None = Field(default=None, ge=0, le=MAX_GRADE, description="How relevant; 0 is not at all.")
     user: Opaque | None = Field(default=None, description="Who said it; opaque. The last word of each user counts.")
+    session: Opaque | None = Field(default=None, description="In which conversation; opaque, kept with it.")
+    outside: bool = Field(
+        default=False,
+        description="A judgment about a chunk that was not shown, by somebody who knows; takes the scope train too: "
+        "only relevant and irrelevant; a later one about the same query and chunk replaces it.",
+    )
 
 
 class FeedbackBatch(Body):
@@ -173,6 +179,12 @@ class TextDocument(Body):
         max_length=200,
         description="text/markdown is cut along headings, source code along lines, everything else along paragraphs.",
     )
+    acl: list[Opaque] | None = Field(
+        default=None,
+        max_length=1000,
+        description="The principals who may read it; null: whoever may search the collection; []: nobody. Left out: "
+        "those that the key is for; everybody where it names none.",
+    )
 
 
 class PutDocuments(Body):
@@ -190,7 +202,10 @@ class PutResult(Answer):
     id: str
     uri: str
     outcome: Outcome
-    seq: int = Field(description="Number of the change in its collection; 0 when nothing changed.")
+    seq: int | None = Field(
+        description="Number of the change in its collection; 0 when nothing changed, null for who does not read "
+        "everything there."
+    )
 
 
 class PutAnswer(Answer):
@@ -214,9 +229,10 @@ class DocumentInfo(Answer):
     source: str = Field(description="The folder or feed it was mirrored from; empty when put through the API.")
     sha256: str
     generation: int = Field(description="1 for the first version; 0 when none was ever stored.")
-    seq: int = Field(description="Number of its last change.")
+    seq: int | None = Field(description="Number of its last change; null for who does not read everything there.")
     characters: int
     updated_at: datetime
+    acl: list[str] | None = Field(description="The principals who may read it; null: everybody.")
 
 
 class DocumentDetail(DocumentInfo):
@@ -269,9 +285,11 @@ class CollectionSummary(Answer):
 
     name: str
     language: str
-    head_seq: int = Field(description="Number of its last change; 0 when there was none.")
+    head_seq: int | None = Field(
+        description="Number of its last change; 0 when there was none, null for who does not read everything there."
+    )
     created_at: datetime
-    documents: dict[str, int]
+    documents: dict[str, int] = Field(description="Those that the caller may read.")
 
 
 class CollectionList(Answer):
@@ -305,8 +323,10 @@ class IndexState(Answer):
 
     name: str
     encoder: str = Field(description="Fingerprint of the encoder version.")
-    applied_seq: int
-    lag: int = Field(description="Changes of the collection that the index does not have yet.")
+    applied_seq: int | None = Field(description="null for who does not read everything there.")
+    lag: int | None = Field(
+        description="Changes of the collection that the index does not have yet; null for who does not read everything."
+    )
 
 
 class CollectionDetail(CollectionSummary):

@@ -22,6 +22,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nvr_rag import collections, deployments, idempotency, ids, indexes, jobs, uploads
+from nvr_rag.access.callers import Caller
+from nvr_rag.api.authorization import IngestCaller
 from nvr_rag.api.dependencies import Parts, PartsOf
 from nvr_rag.api.intake import UploadAnswer, UploadFields, UploadResult
 from nvr_rag.api.receiving import FILE, MAX_FILES, Received, Receiver
@@ -68,7 +70,7 @@ class ByShape:
 
 
 @router.post(FORMS)
-async def upload_documents(request: Request, parts: PartsOf, key: Key = None) -> Response:
+async def upload_documents(request: Request, parts: PartsOf, caller: IngestCaller, key: Key = None) -> Response:
     """Take files, durably; they are parsed by a job."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(415, "files are sent as multipart/form-data, texts as application/json")
@@ -78,7 +80,9 @@ async def upload_documents(request: Request, parts: PartsOf, key: Key = None) ->
     try:
         await receiver.receive(request)
         fields = _fields(receiver)
-        answer, again = await run_in_threadpool(_accept, parts.workspace.database, mark, receiver.files, fields, key)
+        caller.check_collection(fields.collection)
+        new = [_new(file, fields, caller) for file in receiver.files]
+        answer, again = await run_in_threadpool(_accept, parts.workspace.database, mark, new, fields, caller, key)
     except DatabaseUnavailable:
         raise  # whether it was committed is not known: what nobody needs is swept
     except BaseException:
@@ -86,7 +90,7 @@ async def upload_documents(request: Request, parts: PartsOf, key: Key = None) ->
         raise
     if again:
         await run_in_threadpool(receiver.discard)
-    return await _answer(parts, fields, answer)
+    return await _answer(parts, fields, caller, answer)
 
 
 def _fields(receiver: Receiver) -> UploadFields:
@@ -106,41 +110,42 @@ def _fields(receiver: Receiver) -> UploadFields:
 
 
 def _accept(
-    database: Database, mark: str, files: Sequence[Received], fields: UploadFields, key: str | None
+    database: Database, mark: str, new: Sequence[NewUpload], fields: UploadFields, caller: Caller, key: str | None
 ) -> tuple[Mapping[str, Any], bool]:
     """Have the files parsed; what is answered, and whether it was answered before."""
-    new = [_new(file, fields) for file in files]
     asked = [{**_described(one), "collection": fields.collection} for one in new]
     with database.write() as connection:
-        known = idempotency.begin(connection, key, ids.sha256_json({"uploads": asked})) if key else None
+        fingerprint = ids.sha256_json({"uploads": asked})
+        known = idempotency.begin(connection, key, fingerprint, caller.asker) if key else None
         if known is not None:
             return known, True
-        job_id = uploads.accept(connection, fields.collection, mark, new)
+        job_id = uploads.accept(connection, fields.collection, mark, new, by=caller)
         documents = [
             {
                 "id": ids.document_id(fields.collection, one.uri),
                 "uri": one.uri,
-                "bytes": file.size,
-                "sha256": file.sha256,
+                "bytes": one.bytes,
+                "sha256": one.sha256,
             }
-            for one, file in zip(new, files, strict=True)
+            for one in new
         ]
         answer = {"job": job_id, "documents": documents}
         if key:
-            idempotency.answered(connection, key, answer)
+            idempotency.answered(connection, key, answer, caller.asker)
     return answer, False
 
 
-def _new(file: Received, fields: UploadFields) -> NewUpload:
+def _new(file: Received, fields: UploadFields, caller: Caller) -> NewUpload:
     return NewUpload(
         file=file.file,
         uri=fields.uri or f"upload:{quote(file.name, safe='') or file.sha256[:32]}",
         name=file.name,
         media_type=file.media_type,
         sha256=file.sha256,
+        bytes=file.size,
         title=fields.title,
         metadata=fields.metadata,
-        acl=fields.acl,
+        acl=fields.acl if "acl" in fields.model_fields_set else caller.default_acl,
     )
 
 
@@ -150,7 +155,7 @@ def _described(one: NewUpload) -> dict[str, Any]:
     return {name: getattr(one, name) for name in names}
 
 
-async def _answer(parts: Parts, fields: UploadFields, answer: Mapping[str, Any]) -> Response:
+async def _answer(parts: Parts, fields: UploadFields, caller: Caller, answer: Mapping[str, Any]) -> Response:
     """The answer, once they are found or the time is over."""
     deadline = time.monotonic() + (fields.timeout_seconds if fields.wait else 0)
     database = parts.workspace.database
@@ -161,7 +166,7 @@ async def _answer(parts: Parts, fields: UploadFields, answer: Mapping[str, Any])
             break
         await anyio.sleep(POLL_SECONDS)  # no thread waits: a few patient callers would keep everybody else out
     became = {one["id"]: one for one in (job.result or {}).get("documents", ())}
-    documents = [_result(one, became.get(one["id"], {})) for one in answer["documents"]]
+    documents = [_result(one, became.get(one["id"], {}), caller) for one in answer["documents"]]
     body = UploadAnswer(
         collection=fields.collection,
         job=job.id,
@@ -176,8 +181,10 @@ async def _answer(parts: Parts, fields: UploadFields, answer: Mapping[str, Any])
     )
 
 
-def _result(one: Mapping[str, Any], became: Mapping[str, Any]) -> UploadResult:
+def _result(one: Mapping[str, Any], became: Mapping[str, Any], caller: Caller) -> UploadResult:
     values = {**one, **{name: became.get(name) for name in ("outcome", "seq", "error")}}
+    if not caller.knows_all:
+        values["seq"] = None
     return UploadResult(**values)
 
 

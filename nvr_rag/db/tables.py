@@ -131,6 +131,9 @@ class DocumentVersion(Base):
     text: Mapped[str]
     text_format: Mapped[str] = mapped_column(String(16))
     page_starts: Mapped[list[Any]]
+    # Who may read this version; the document's own `acl` is the newest one's, and a reader needs leave from both: an
+    # index that lags still shows an old version after the document was opened to others.
+    acl: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -407,6 +410,8 @@ class Job(Base):
     cancel_at: Mapped[datetime | None]  # when somebody asked to cancel it
     finished_at: Mapped[datetime | None]
     key_id: Mapped[str | None] = mapped_column(String(16))  # of who asked for it; null = without a key
+    # Who may see what became of it, see nvr_rag.access.callers; null = whoever is on the machine
+    asker: Mapped[str | None] = mapped_column(String(64))
     # [{"attempt": number, "at": ISO time, "error": words}, ...], oldest first
     failures: Mapped[list[Any]] = mapped_column(default=list, server_default=text("'[]'"))
 

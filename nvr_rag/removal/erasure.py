@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from nvr_rag import collections, indexes
+from nvr_rag import collections, indexes, outside
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
@@ -159,6 +159,8 @@ def erase_user(database: Database, user: str, names: Sequence[str] = (), encoder
         feedback = connection.execute(delete(f).where(f.user == user)).rowcount
         for part in parts(asked):  # unsigned feedback on a query is the asker's
             feedback += connection.execute(delete(f).where(f.query_id.in_(part), f.user == "")).rowcount
+        for part in parts(asked):
+            feedback += outside.forget(connection, list(connection.scalars(select(q.text).where(q.id.in_(part)))))
         kept = forgetting.blanked(connection, asked)
         for part in parts([key for key in asked if key not in kept]):
             connection.execute(delete(q).where(q.id.in_(part)))

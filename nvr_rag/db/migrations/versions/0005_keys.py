@@ -34,6 +34,13 @@ def upgrade() -> None:
     op.add_column("query", sa.Column("asker", sa.String(length=64), nullable=False, server_default=""))
     op.add_column("feedback", sa.Column("session", sa.Text(), nullable=True))
     op.add_column("job", sa.Column("key_id", sa.String(length=16), nullable=True))
+    op.add_column("job", sa.Column("asker", sa.String(length=64), nullable=True))
+    op.add_column("document_version", sa.Column("acl", sa.JSON(), nullable=True))
+    # Nobody wrote down what older versions were restricted to: to what their document is.
+    op.execute(
+        "UPDATE document_version SET acl = (SELECT d.acl FROM document d WHERE d.id = document_version.document_id) "
+        "WHERE document_id IN (SELECT d.id FROM document d WHERE d.acl IS NOT NULL)"
+    )
     op.create_index(
         "ix_document_restricted",
         "document",
