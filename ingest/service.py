@@ -69,7 +69,10 @@ class IngestService:
     def problem(self) -> str | None:
         if not self._loops:
             return "the ingester is not running"
-        return "; ".join(said for loop in self._loops if (said := loop.problem())) or None
+        found = [said for loop in self._loops if (said := loop.problem())]
+        if self._sweeper is None or not self._sweeper.is_alive():
+            found.append("uploads that nobody needs are not deleted any more")
+        return "; ".join(found) or None
 
     def _sweep(self, workspace: Workspace) -> None:
         folder = Folder(workspace.home)

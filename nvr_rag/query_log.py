@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,14 @@ from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_or_update
 from nvr_rag.errors import DatabaseUnavailable, InvalidInput, NotFound
 from nvr_rag.ids import new_id
+from nvr_rag.observing import context
+from nvr_rag.observing.meter import Meter
 from nvr_rag.storable import storable
 from nvr_rag.types import Feedback, FeedbackKind, Query, SearchResult
 
 GROUP = 256  # rows in one commit, at most
 WAIT_SECONDS = 40.0  # longer than the database itself waits for its lock
+LOOK_SECONDS = 1.0  # between two looks whether there is still somebody who writes
 MAX_GRADE = 1_000_000
 
 _ABOUT_THE_ANSWER = (FeedbackKind.ANSWER_GOOD, FeedbackKind.ANSWER_BAD)
@@ -38,8 +42,8 @@ class _Pending:
 class QueryLog:
     """The log of one process. Safe to share between threads; `close` writes what is still waiting."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, meter: Meter | None = None) -> None:
+        self._database, self._meter = database, meter or Meter()
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._closed = False
         self._door = threading.Lock()  # nothing is put into the queue behind the None that ends it
@@ -57,11 +61,22 @@ class QueryLog:
             if self._closed:
                 raise DatabaseUnavailable("the query log is closed: the server is stopping")
             self._pending.put(pending)
-        if not pending.written.wait(WAIT_SECONDS):
-            raise DatabaseUnavailable("the query could not be logged in time; try again")
+        self._wait_for(pending)
         if pending.error is not None:
             raise DatabaseUnavailable(f"the query could not be logged: {pending.error}") from pending.error
-        return str(pending.row["id"])
+        query_id = str(pending.row["id"])
+        context.note(query_id=query_id, collection=query.collection)
+        self._meter.searched(query.collection, result)
+        return query_id
+
+    def _wait_for(self, pending: _Pending) -> None:
+        """Until its row is written. Raises DatabaseUnavailable when that takes too long, or nobody does it."""
+        until = time.monotonic() + WAIT_SECONDS
+        while not pending.written.wait(LOOK_SECONDS):
+            if not self.alive:
+                raise DatabaseUnavailable("the query could not be logged: the log has stopped; restart the server")
+            if time.monotonic() > until:
+                raise DatabaseUnavailable("the query could not be logged in time; try again")
 
     def close(self) -> None:
         with self._door:
@@ -83,7 +98,9 @@ class QueryLog:
                     more = False
                 else:
                     group.append(following)
+            self._meter.queued(len(group) + self._pending.qsize())
             self._write(group)
+            self._meter.queued(self._pending.qsize())
 
     def _write(self, group: Sequence[_Pending]) -> None:
         error: Exception | None = None

@@ -125,7 +125,7 @@ class ApiSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1)
     """How often a key may ask that says nothing itself; default: no limit. Counted by each server process."""
     timeout_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
-    """How long the server works on one search before it says that the answer would come too late."""
+    """How long the server works on one request before it says that the answer would come too late."""
     max_in_flight: int = Field(default=256, ge=1)
     """How many requests a server process takes at a time; more are told to come again a little later."""
 
@@ -232,6 +232,8 @@ class Settings(BaseSettings):
     """CPU threads for the encoder; default: as many as torch takes."""
     log_format: Literal["text", "json"] = "text"
     """How a server and a worker write their log: lines for people, or one JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """What is worth a line; from info on every request is."""
     chunk_overlap_tokens: int = Field(default=0, ge=0)
     """Tokens at most that a chunk repeats of the one before it, in indexes made from then on; each keeps its own."""
     qdrant: QdrantSettings = QdrantSettings()

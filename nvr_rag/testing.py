@@ -128,6 +128,10 @@ class MemoryIndex:
     def config(self) -> StoreConfig:
         return self._index.config
 
+    def stored_config(self) -> StoreConfig:
+        with self._lock:
+            return self._held().config
+
     @property
     def lost(self) -> bool:
         return self._closed or self._index.deleted

@@ -26,6 +26,7 @@ from nvr_rag.errors import ConfigurationError, Conflict, EncoderMismatch, IndexM
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import new_id
 from nvr_rag.indexes import IndexInfo, LiveIndex
+from nvr_rag.observing.meter import Meter
 from nvr_rag.retriever import Retriever
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import OpenIndex, Store
@@ -57,6 +58,7 @@ class Workspace:
             self.database.close()
             raise
         self.retriever = Retriever(self.database, self.index)
+        self.meter = Meter()  # told of what happens here
         self.serves = False  # searches are answered from it all the time: what is open stays open
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Query, Request
 
 from nvr_rag.access.buckets import Buckets
@@ -14,6 +15,7 @@ from nvr_rag.api.events import Streams
 from nvr_rag.api.limits import CollectionName
 from nvr_rag.api.preparing import Preparer
 from nvr_rag.api.readiness import Readiness
+from nvr_rag.observing.stored import Stored
 from nvr_rag.query_log import QueryLog
 from nvr_rag.running.services import Service
 from nvr_rag.workspace import Workspace
@@ -28,6 +30,8 @@ class Parts:
     services: Sequence[Service]
     preparer: Preparer
     readiness: Readiness
+    stored: Stored
+    spare: CapacityLimiter  # threads that are free also while requests have all the others
     streams: Streams
     keyring: Keyring
     buckets: Buckets

@@ -26,6 +26,7 @@ _REASONS = {
     401: "No key, or one that is not good (any more).",
     403: "The key is not for this.",
     404: "What was named does not exist, or is not for this caller.",
+    408: "The body came too slowly.",
     409: "The request contradicts what is stored.",
     413: "The body is too large.",
     415: "The body does not say that it is JSON, or is of another type.",
@@ -33,7 +34,7 @@ _REASONS = {
     429: "The key has asked too often; Retry-After says when to come again.",
     503: "The database or the vector store does not answer; with Retry-After when trying again can help.",
 }
-_WITH_BODY = (400, 413, 415)
+_WITH_BODY = (400, 408, 413, 415)
 
 
 def problem_responses(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:

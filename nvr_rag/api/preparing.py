@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 
 from nvr_rag import deployments
+from nvr_rag.api.probing import Probe
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import NvrError
 from nvr_rag.types import Query
@@ -19,6 +20,7 @@ from nvr_rag.workspace import Workspace
 
 POLL_SECONDS = 0.25
 RETRY_SECONDS = 5.0  # after a deployment could not be loaded
+STOP_SECONDS = 30.0  # that what is being loaded, or asked, may take to end
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ class Preparer:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self.probe = Probe(workspace)
         self._prepared: dict[int, str | None] = {}
         self._tried: dict[int, float] = {}  # when a deployment that could not be loaded was last tried
         self._stop = threading.Event()
@@ -40,7 +43,7 @@ class Preparer:
     def stop(self) -> None:
         """Give up, once what is being loaded is loaded."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)  # an encoder that hangs is no reason to hang as well
 
     @property
     def warm(self) -> bool:
@@ -69,16 +72,19 @@ class Preparer:
 
     def _follow(self) -> None:
         with self._workspace.database.read() as connection:
-            names = {one.collection_id: name for name, one in deployments.all_serving(connection).items()}
+            serving = deployments.all_serving(connection)
             wanted = deployments.to_load(connection)
         if not wanted and not self.warm:
             self._workspace.default_encoder()
+        names = {one.collection_id: name for name, one in serving.items()}
         for deployment in sorted(wanted, key=lambda one: one.state != "serving"):
             if self._stop.is_set():
                 return
             if self._is_due(deployment) and deployment.collection_id in names:
                 self._load(deployment, names[deployment.collection_id])
         self._prepared = {one.id: self._prepared[one.id] for one in wanted if one.id in self._prepared}
+        loaded = {key for key, wrong in self._prepared.items() if wrong is None}
+        self.probe.look({name: one for name, one in serving.items() if one.id in loaded})
 
     def _is_due(self, deployment: Deployment) -> bool:
         if deployment.id not in self._prepared:

@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from nvr_rag.api.multipart import Malformed
 from nvr_rag.api.schemas import MANY, ONE
@@ -87,6 +88,17 @@ _WORDS = {
 _SUBJECT = re.compile(r"^(Input|String|List|Dictionary|Value) should ")
 
 
+class Problem(Response):
+    """An answer that says of which kind it is to whatever the request has passed through."""
+
+    media_type = MEDIA_TYPE
+    kind = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self.kind
+        await super().__call__(scope, receive, send)
+
+
 def problem(
     status: int,
     detail: str,
@@ -107,7 +119,9 @@ def problem(
         body["reasons"] = [_printable(reason) for reason in reasons]
     body["request_id"] = request_id
     text = json.dumps(body, ensure_ascii=False)
-    return Response(text, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    answer = Problem(text, status_code=status, headers=dict(headers or {}))
+    answer.kind = slug or str(status)
+    return answer
 
 
 def install(app: FastAPI) -> None:

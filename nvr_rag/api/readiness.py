@@ -1,8 +1,11 @@
-"""Is this process ready to answer? Says in words what is missing; nothing is loaded or encoded for it."""
+"""Is this process ready to answer? Says in words what is missing; nothing is loaded or encoded for it: the encoders
+and the fingerprints are looked at by the preparer, in a thread of its own (see probing.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from nvr_rag import deployments, indexes
 from nvr_rag.api.preparing import Preparer
@@ -11,25 +14,48 @@ from nvr_rag.query_log import QueryLog
 from nvr_rag.running.services import Service
 from nvr_rag.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 
 class Readiness:
     """Asks every part of the process whether it is well."""
 
     def __init__(
-        self, workspace: Workspace, query_log: QueryLog, services: Sequence[Service], preparer: Preparer
+        self,
+        workspace: Workspace,
+        query_log: QueryLog,
+        services: Sequence[Service],
+        preparer: Preparer,
+        stopping: threading.Event,
     ) -> None:
         self._workspace, self._query_log, self._services = workspace, query_log, services
-        self._preparer = preparer
+        self._preparer, self._stopping = preparer, stopping
+        self._said: list[str] = []  # in the log
+        self._more: list[Callable[[], str | None]] = []
+
+    def watch(self, part: Callable[[], str | None]) -> None:
+        """Ask one more part of the process, which answers with what is wrong."""
+        self._more.append(part)
 
     def problems(self) -> list[str]:
         """Why the process is not ready, in words."""
-        return list(self._problems())
+        if self._stopping.is_set():
+            return ["the server is stopping"]
+        found = list(self._problems())
+        if found != self._said:  # whoever asks may not be told
+            log.warning("not ready: %s" if found else "ready again%s", "; ".join(found))
+        self._said = found
+        return found
 
     def _problems(self) -> Iterator[str]:
         if not self._query_log.alive:
             yield "the query log has stopped; restart the server"
         if not self._preparer.alive:
             yield "nothing follows the deployments any more; restart the server"
+        for part in self._more:
+            said = part()
+            if said is not None:
+                yield said
         for service in self._services:
             problem = service.problem()
             if problem is not None:
@@ -43,6 +69,7 @@ class Readiness:
         if not self._preparer.warm:
             yield "indexes and encoders are being opened; wait a moment"
             return
+        yield from self._preparer.probe.problems()
         for collection, deployment in serving.items():
             try:
                 with self._workspace.database.read() as connection:

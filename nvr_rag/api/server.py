@@ -6,11 +6,13 @@ then it answers only requests that name this machine: a web page whose name was 
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
@@ -24,6 +26,7 @@ from nvr_rag.api.listening import is_local_name, is_loopback, listen, url_of
 from nvr_rag.api.problems import problem
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.ids import new_id
+from nvr_rag.observing.metrics import Metrics
 from nvr_rag.running import processes
 from nvr_rag.running.presence import Presence
 from nvr_rag.running.services import Service, installed
@@ -33,6 +36,8 @@ from nvr_rag.workspace import Workspace
 MAX_HEAD_BYTES = 65_536  # of request line and headers: a long URI as a parameter takes 9 bytes a character
 KEEP_ALIVE_SECONDS = 60  # between two requests of a bot that keeps its connection
 GRACE_SECONDS = 10  # for requests in flight when the server is told to stop
+LINGER_SECONDS = 1.0  # for which it still answers on connections that it has, and tells those clients to leave
+_LOOK_SECONDS = 0.05
 
 OnReady = Callable[[str], None]
 
@@ -47,7 +52,7 @@ def run_server(settings: Settings, on_ready: OnReady | None = None, *, api_only:
         serve(workspace, [] if api_only else installed(), listener, on_ready)
 
 
-def _check_keys(workspace: Workspace, listener: socket.socket) -> None:
+def check_keys(workspace: Workspace, listener: socket.socket) -> None:
     """Raise ConfigurationError where strangers could ask and nobody has a key."""
     if is_loopback(listener):
         return
@@ -61,16 +66,22 @@ def _check_keys(workspace: Workspace, listener: socket.socket) -> None:
 
 
 def serve(
-    workspace: Workspace, services: Sequence[Service], listener: socket.socket, on_ready: OnReady | None = None
+    workspace: Workspace,
+    services: Sequence[Service],
+    listener: socket.socket,
+    on_ready: OnReady | None = None,
+    *,
+    figures: Metrics | None = None,
 ) -> None:
     """Serve an open workspace on a listening socket until SIGINT or SIGTERM; see run_server.
 
-    Raises ConfigurationError where strangers could ask and nobody has a key.
+    `figures` are those that it shares with other processes. Raises ConfigurationError where strangers could ask and
+    nobody has a key.
     """
-    _check_keys(workspace, listener)
+    check_keys(workspace, listener)
     url = url_of(listener)
     local = is_loopback(listener)
-    app = create_app(workspace, services, local=local)
+    app = create_app(workspace, services, local=local, figures=figures)
     kinds = [kind for service in services for kind in service.job_kinds]
     presence = Presence(
         workspace.database, processes.SERVER, job_kinds=kinds, prepared=lambda: app.state.parts.preparer.prepared
@@ -78,6 +89,7 @@ def serve(
 
     def started() -> None:
         presence.start(url)
+        app.state.parts.readiness.watch(presence.problem)
         if on_ready:
             on_ready(url)
 
@@ -120,6 +132,35 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._started_callback()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop so that no request is lost that somebody has sent: those who wait in the listening socket are let in
+        before it closes, and connections that are open are answered on for a moment, and told not to come again."""
+        self._stopping.set()
+        await self._let_in_the_last(sockets or [])
+        until = time.monotonic() + LINGER_SECONDS
+        while self.server_state.connections and time.monotonic() < until and not self.force_exit:
+            await asyncio.sleep(_LOOK_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _let_in_the_last(self, sockets: Sequence[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listener, server in zip(sockets, self.servers, strict=True):
+            waiting = []
+            with suppress(OSError):  # nobody waits any more
+                while True:
+                    waiting.append(listener.accept()[0])
+            server.close()
+            for connection in waiting:
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes them for its connections."""
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 @contextmanager

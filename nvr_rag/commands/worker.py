@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Sequence
 from contextlib import closing
@@ -38,12 +37,14 @@ def worker(
     """
     from nvr_rag.settings import load_settings
 
+    settings = load_settings()
     if check:
-        return _check(load_settings(), as_json=as_json)
+        return _check(settings, as_json=as_json)
+    from nvr_rag.observing import logs
     from nvr_rag.running.worker import run_worker
 
     wanted = [name.strip() for name in (kinds or "").split(",") if name.strip()]
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.begin(settings)
 
     def ready(services: Sequence[Service]) -> None:
         work = [service.work for service in services]
@@ -51,13 +52,15 @@ def worker(
             output.emit({"kinds": work, "job_kinds": [kind for service in services for kind in service.job_kinds]})
         else:
             output.say(f"Working: {', '.join(work)}")
-        output.note("Stop it with Ctrl-C.")
+        if logs.is_for_people(settings):
+            output.note("Stop it with Ctrl-C.")
         output.flush()  # a reader of a pipe waits for it
 
     def stopping() -> None:
-        output.note("Stopping: what runs is put back for others. Ctrl-C again ends it at once.")
+        if logs.is_for_people(settings):
+            output.note("Stopping: what runs is put back for others. Ctrl-C again ends it at once.")
 
-    return run_worker(load_settings(), wanted, on_ready=ready, on_stop=stopping)
+    return run_worker(settings, wanted, on_ready=ready, on_stop=stopping)
 
 
 def _check(settings: Settings, *, as_json: bool) -> None:

@@ -49,6 +49,10 @@ class Presence:
             except NvrError as error:  # the row goes stale by itself
                 log.warning("this process could not sign off: %s", error)
 
+    def problem(self) -> str | None:
+        """What is wrong while it should run: others would take the process for dead."""
+        return None if self._thread.is_alive() else "the heartbeat has stopped; restart the process"
+
     def _beat(self) -> None:
         """A heartbeat now and then, and at once when something else is loaded: a promotion waits for it."""
         assert self._id is not None
@@ -62,5 +66,5 @@ class Presence:
                 processes.beat(self._database, self._id, prepared)
                 said, beaten = prepared, time.monotonic()
                 patience.succeeded()
-            except NvrError as error:
+            except Exception as error:  # the thread must outlive what nobody has foreseen
                 self._stop.wait(min(patience.failed(error), processes.HEARTBEAT_SECONDS))

@@ -79,7 +79,7 @@ def work(
             running.callback(service.stop)
         if on_ready is not None:
             on_ready(services)
-        _watch(services, stop)
+        _watch(services, presence, stop)
         if on_stop is not None:
             on_stop()
 
@@ -88,12 +88,12 @@ def _does(service: Service, kind: str) -> bool:
     return kind in (service.work, *service.job_kinds)
 
 
-def _watch(services: Sequence[Service], stop: threading.Event) -> None:
+def _watch(services: Sequence[Service], presence: Presence, stop: threading.Event) -> None:
     """Wait, and say it once when something is wrong with a service: there is nobody who could ask /readyz."""
     said: dict[str, str | None] = {}
     while not stop.wait(LOOK_SECONDS):
-        for service in services:
-            problem = service.problem()
-            if problem != said.get(service.name):
-                log.warning("%s: %s", service.name, problem or "is well again")
-            said[service.name] = problem
+        problems = {"the worker": presence.problem(), **{service.name: service.problem() for service in services}}
+        for name, problem in problems.items():
+            if problem != said.get(name):
+                log.warning("%s: %s", name, problem or "is well again")
+        said = problems

@@ -21,6 +21,7 @@ from nvr_rag.db.session import Database
 from nvr_rag.errors import NvrError, Stopped
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Hold, Job
+from nvr_rag.observing import context
 from nvr_rag.retries import RetryPolicy
 from nvr_rag.running.patience import Patience
 from nvr_rag.workspace import Workspace
@@ -134,7 +135,7 @@ def run(
     and, once it has failed, what nobody has foreseen.
     """
     database = workspace.database
-    with Lease(database, job.id, worker, stop) as lease:
+    with context.begun(job_id=job.id, collection=job.collection), Lease(database, job.id, worker, stop) as lease:
         try:
             told = handler(Task(workspace=workspace, job=job, lease=lease))
             result: dict[str, Any] = json.loads(json.dumps(told, allow_nan=False))  # as those who asked will read it
@@ -194,6 +195,7 @@ class JobLoop:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._avoided: dict[int, float] = {}  # job id -> until when it is left to others
+        self._patience = Patience(f"the {name}")
 
     @property
     def job_kinds(self) -> Sequence[str]:
@@ -217,17 +219,18 @@ class JobLoop:
         """None while it is well; otherwise what is wrong."""
         if self._thread is None or not self._thread.is_alive():
             return f"the {self._name} is not running"
+        if self._patience.trouble is not None:
+            return f"the {self._name} failed and tries again: {self._patience.trouble}"
         return None
 
     def _run(self, workspace: Workspace) -> None:
-        patience = Patience(f"the {self._name}")
         while not self._stop.is_set():
             try:
                 done = self.step(workspace)
             except Exception as error:  # the thread must outlive what nobody has foreseen
-                self._stop.wait(patience.failed(error))
+                self._stop.wait(self._patience.failed(error))
                 continue
-            patience.succeeded()
+            self._patience.succeeded()
             if not done:
                 self._stop.wait(POLL_SECONDS)
 

@@ -1,8 +1,8 @@
 """The seam to vector stores: what an index of points can be asked, whoever keeps it.
 
 "Point" and "payload" are words of this package only. A point's id is a chunk id; its payload holds what filters may
-ask for (`document_id`, `uri`, `title`, `media_type`, `acl`, `metadata`) and the two hashes; never a text. Every store
-gets the same vectors: dense ones from the encoder, lexical ones from `lexical.py`.
+ask for (`document_id`, `uri`, `source`, `title`, `media_type`, `updated_at`, `acl`, `metadata`) and the two hashes;
+never a text. Every store gets the same vectors: dense ones from the encoder, lexical ones from `lexical.py`.
 
 Every method may raise StoreUnavailable (a retry can help), those of an open index also IndexMissing and IndexDamaged
 (a rebuild can). An open index may be used by several threads.
@@ -80,7 +80,11 @@ class OpenIndex(Protocol):
     """One index, open in this process."""
 
     @property
-    def config(self) -> StoreConfig: ...
+    def config(self) -> StoreConfig:
+        """As it was when the index was opened."""
+
+    def stored_config(self) -> StoreConfig:
+        """As the store has it now: somebody may have put another index in its place. Asks the store each time."""
 
     @property
     def lost(self) -> bool:

@@ -118,14 +118,7 @@ class EdgeStore:
 
     def open(self, name: str) -> EdgeIndex:
         folder = self._folder(name)
-        try:
-            config = StoreConfig(**json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise IndexMissing(f"there is no index {name!r} in {self._root}; {REMEDY}") from error
-        except OSError as error:
-            raise StoreUnavailable(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
-        except (ValueError, TypeError) as error:
-            raise IndexDamaged(f"{folder / CONFIG_FILE} is damaged ({error}); {REMEDY}") from error
+        config = _config_in(folder)
         lock = own(name, folder)
         try:
             see_room(name, folder, OPENING_BYTES)
@@ -174,6 +167,18 @@ class EdgeStore:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _config_in(folder: Path) -> StoreConfig:
+    """What the index in a folder is made for."""
+    try:
+        return StoreConfig(**json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise IndexMissing(f"there is no index {folder.name!r} in {folder.parent}; {REMEDY}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{folder / CONFIG_FILE} cannot be read: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise IndexDamaged(f"{folder / CONFIG_FILE} is damaged ({error}); {REMEDY}") from error
+
+
 class EdgeIndex:
     """OpenIndex over one shard. Threads may share it; a call that is overtaken by `close` raises StoreError."""
 
@@ -189,6 +194,9 @@ class EdgeIndex:
     @property
     def config(self) -> StoreConfig:
         return self._config
+
+    def stored_config(self) -> StoreConfig:
+        return _config_in(self._folder)
 
     @property
     def lost(self) -> bool:

@@ -148,6 +148,12 @@ class QdrantServerIndex:
     def config(self) -> StoreConfig:
         return self._config
 
+    def stored_config(self) -> StoreConfig:
+        found = _config_of(self._ask(lambda client, _: client.get_collection(self._collection)))
+        if found is None:
+            raise _not_ours(self._collection)
+        return found
+
     @property
     def lost(self) -> bool:
         return False  # every call names the collection anew
