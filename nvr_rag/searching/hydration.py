@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from nvr_rag import chunks
 from nvr_rag.chunks import PlacedChunk, View
 from nvr_rag.filters import Filter, matches
-from nvr_rag.searching.candidates import Candidates
+from nvr_rag.types import GroupBy
 
 SLACK = 8  # candidates hydrated beyond those wanted at first: a few are usually invisible while an index lags
 _LOOKUP = 2000  # ids in one hydration
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What is looked for among the candidates."""
+
+    count: int  # so many are enough
+    where: Filter | None
+    group_by: GroupBy | None = None
+    least: float | None = None  # score of the ranking; None = any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """A candidate that may be shown."""
+
+    chunk: PlacedChunk
+    rank: int  # from 1, among those that may be shown
+    score: float  # of the ranking
+
+
 def visible(
-    connection: Connection, candidates: Candidates, k: int, view: View, where: Filter | None
-) -> list[tuple[PlacedChunk, float]]:
-    """The first k candidates that may be shown, with their scores."""
-    shown: list[tuple[PlacedChunk, float]] = []
+    connection: Connection,
+    ranked: Sequence[tuple[str, float]],
+    wanted: Wanted,
+    view: View,
+    known: Mapping[str, PlacedChunk] | None = None,
+) -> list[Shown]:
+    """The first candidates that may be shown, as many as wanted; of each document the best, where that is asked.
+
+    `known` are all of them that may be shown, where somebody has looked already.
+    """
     # When the index moved, a document's versions are told apart by all of its candidates; see _one_version.
-    size = k + SLACK if view.until == view.since else max(1, len(candidates.ranked))
-    for start in range(0, len(candidates.ranked), size):
-        part = candidates.ranked[start : start + size]
-        found = _hydrate(connection, [key for key, _ in part], view)
+    size = wanted.count + SLACK if view.until == view.since else max(1, len(ranked))
+    rank, shown, documents = 0, list[Shown](), set[str]()
+    for start in range(0, len(ranked), size):
+        part = ranked[start : start + size]
+        found = known if known is not None else _hydrate(connection, [key for key, _ in part], view)
         for key, score in part:
+            if wanted.least is not None and score < wanted.least:
+                return shown
             chunk = found.get(key)
-            if chunk is not None and matches(where, chunk.fields()):
-                shown.append((chunk, score))
-        if len(shown) >= k:
-            break
-    return shown[:k]
+            if chunk is None or not matches(wanted.where, chunk.fields()):
+                continue
+            rank += 1
+            if wanted.group_by is None or chunk.document_id not in documents:
+                documents.add(chunk.document_id)
+                shown.append(Shown(chunk=chunk, rank=rank, score=score))
+            if len(shown) == wanted.count:
+                return shown
+    return shown
+
+
+def allowed(connection: Connection, ids: Sequence[str], where: Filter | None, view: View) -> dict[str, PlacedChunk]:
+    """Those of the chunks that may be shown."""
+    found = _hydrate(connection, ids, view)
+    return {key: chunk for key, chunk in found.items() if matches(where, chunk.fields())}
 
 
 def _hydrate(connection: Connection, ids: Sequence[str], view: View) -> dict[str, PlacedChunk]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from nvr_rag.errors import InvalidInput
 from nvr_rag.types import Query
 
 MAX_K = 1000
 MAX_QUERY_CHARACTERS = 10_000
+MAX_CONTEXT = 10  # neighbouring chunks on each side
+MAX_CANDIDATES = 1000  # among which diverse hits are chosen
 
 
 def check_query(query: Query) -> None:
@@ -18,5 +25,35 @@ def check_query(query: Query) -> None:
             f"a query has at most {MAX_QUERY_CHARACTERS} characters, this one has {len(query.text)}; shorten it",
             field="query",
         )
-    if not 1 <= query.k <= MAX_K:
-        raise InvalidInput(f"k is a number from 1 to {MAX_K}, not {query.k}", field="k")
+    _check_whole("k", query.k, 1, MAX_K)
+    check_context(query.context)
+    if query.min_score is not None and not _is_finite(query.min_score):
+        raise InvalidInput(f"min_score is a finite number, not {query.min_score!r}", field="min_score")
+    if query.mmr is not None:
+        _check_whole("mmr.candidates", query.mmr.candidates, 1, MAX_CANDIDATES)
+        if not _is_finite(query.mmr.diversity) or not 0 <= query.mmr.diversity <= 1:
+            raise InvalidInput(f"mmr.diversity is from 0 to 1, not {query.mmr.diversity!r}", field="mmr.diversity")
+
+
+def check_context(context: int) -> None:
+    """Raise InvalidInput for more neighbours than are joined to a hit."""
+    _check_whole("context", context, 0, MAX_CONTEXT)
+
+
+def _check_whole(field: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInput(f"{field} is a whole number from {least} to {most}, not {value!r}", field=field)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Let what is wrong with one of several searches name it."""
+    try:
+        yield
+    except InvalidInput as error:
+        error.field = f"searches[{number}].{error.field}" if error.field else f"searches[{number}]"
+        raise

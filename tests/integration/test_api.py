@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from nvr_rag import indexes
-from nvr_rag.api.schemas import SearchAnswer
+from nvr_rag.api.search_schemas import SearchAnswer
 from nvr_rag.db import tables as t
 from nvr_rag.errors import (
     ChunkingMismatch,
@@ -71,7 +71,7 @@ def test_a_hit_says_what_it_is_and_where_it_stands(api: Api) -> None:
     SearchAnswer.model_validate(answer)  # what OpenAPI promises
     assert str(UUID(answer["query_id"])) == answer["query_id"]
     assert (answer["collection"], answer["mode"]) == ("default", "hybrid")
-    assert answer["took_ms"].keys() == {"encode", "search", "hydrate"}
+    assert answer["took_ms"].keys() == {"encode", "search", "hydrate", "rerank"}
     hit = answer["hits"][0]
     assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
     # "red fox jumps" has 13 characters, and an empty line is between the paragraphs.
@@ -345,7 +345,7 @@ def test_what_nobody_foresaw_is_a_500_without_internals(
 
 
 def _raising(error: Exception) -> Any:
-    def search(query: Query) -> None:
+    def search(query: Query, **options: Any) -> None:
         raise error
 
     return search

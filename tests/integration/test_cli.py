@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from nvr_rag import chunkings, cli, jobs
-from nvr_rag.api.schemas import SearchAnswer
+from nvr_rag.api.search_schemas import SearchAnswer
 from nvr_rag.commands import common
 from nvr_rag.disk import allocated
 from nvr_rag.running import processes

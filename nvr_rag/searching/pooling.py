@@ -1,0 +1,126 @@
+"""The candidates among which an answer is chosen: the index is asked, and the log says what of it may be shown.
+
+An index that stood still while it was asked gives the exact answer, so one that moved is asked again, a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy import Connection
+
+from nvr_rag.chunks import View
+from nvr_rag.db.session import Database
+from nvr_rag.filters import Filter
+from nvr_rag.fusion import FusionSettings
+from nvr_rag.indexes import LiveIndex
+from nvr_rag.searching import hydration
+from nvr_rag.searching.candidates import Asked, Candidates, Sides, ask, permitted, rank
+from nvr_rag.searching.explaining import Beyond, look_beyond
+from nvr_rag.searching.footing import Footing, footing
+from nvr_rag.searching.hydration import SLACK, Shown, Wanted
+from nvr_rag.searching.timing import Watch
+from nvr_rag.stores.base import Vector
+from nvr_rag.types import Query, Reader
+
+_MOVES = 3  # times that a search is done again because its index was advanced meanwhile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A query that was checked, and how it is gone about."""
+
+    query: Query
+    where: Filter | None  # the query's own
+    pool: int  # candidates that may be shown among which the answer is chosen
+    watch: Watch
+
+    @property
+    def wanted(self) -> Wanted:
+        # The cross-encoder has scores of its own: then those of the ranking decide nothing.
+        least = None if self.query.rerank else self.query.min_score
+        return Wanted(count=self.pool, where=self.where, group_by=self.query.group_by, least=least)
+
+    @property
+    def reader(self) -> Reader:
+        return self.query.reader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """What may be shown, best first, and what the index says of it."""
+
+    shown: Sequence[Shown]
+    candidates: Candidates
+    seq: int  # of the index when it was seen
+    vectors: Mapping[str, Vector] = field(default_factory=dict)  # by chunk id, where they are needed
+    beyond: Beyond = field(default_factory=Beyond)
+    whole: bool = True  # the index had all of them when it was asked for more
+
+
+class Pooling:
+    """One index, asked for one task until there is enough or nothing left."""
+
+    def __init__(self, database: Database, index: LiveIndex, fusion: FusionSettings, task: Task, asked: Asked) -> None:
+        self._database, self._index, self._fusion, self._task, self._asked = database, index, fusion, task, asked
+
+    def run(self, since: Footing) -> Pool:
+        """Deeper and deeper; `since` is what the index stood on before it was asked. Raises TimedOut."""
+        depth, moves = self._depth(), 0
+        while True:
+            with self._task.watch.timed("search"):
+                # A restriction may have come and gone while the index moved.
+                where = permitted(self._task.where, self._task.reader, since.restricted or moves > 0)
+                sides = ask(self._index, self._asked, where, depth)
+                candidates = rank(sides, self._asked, self._fusion)
+            with self._task.watch.timed("hydrate"), self._database.read() as connection:
+                until = footing(connection, self._index.info.id)
+                if until.seq != since.seq and moves < _MOVES:
+                    since, moves = until, moves + 1
+                    continue
+                candidates, shown = self._see(connection, sides, candidates, (since, until))
+            if len(shown) < self._task.pool and not self._over(candidates):
+                depth *= 4
+                continue
+            pool = self._furnished(Pool(shown=shown, candidates=candidates, seq=since.seq))
+            if pool.whole or moves == _MOVES:
+                return pool
+            moves += 1  # it has let go of what it has just proposed
+
+    def _depth(self) -> int:
+        # Both sides together have more than one alone: k makes no difference to what is fused until it must.
+        pool = self._task.pool
+        return max(self._fusion.depth, pool + SLACK) if self._asked.fused else 2 * pool + SLACK
+
+    def _see(
+        self, connection: Connection, sides: Sides, candidates: Candidates, during: tuple[Footing, Footing]
+    ) -> tuple[Candidates, list[Shown]]:
+        """What may be shown. Ranks and scores that are told must not count what may not be, which the index cannot
+        know of while it lags."""
+        since, until = during
+        task, known = self._task, None
+        view = View(chunking_id=self._index.info.chunking_id, since=since.seq, until=until.seq, reader=task.reader)
+        behind = since.seq != until.seq or not until.level
+        if behind and (since.restricted or until.restricted) and not task.reader.everything:
+            known = hydration.allowed(connection, sides.ids(), task.where, view)
+            candidates = rank(sides.only(known), self._asked, self._fusion)
+        return candidates, hydration.visible(connection, candidates.ranked, task.wanted, view, known)
+
+    def _over(self, candidates: Candidates) -> bool:
+        """Nothing that may be shown lies deeper."""
+        least, ranked = self._task.wanted.least, candidates.ranked
+        return candidates.exhausted or (least is not None and bool(ranked) and ranked[-1][1] < least)
+
+    def _furnished(self, pool: Pool) -> Pool:
+        """With what later steps need of the index."""
+        query = self._task.query
+        if query.mmr is None and not query.explain:
+            return pool
+        with self._task.watch.timed("search"):
+            chunks = [item.chunk for item in pool.shown]
+            points = self._index.points.get([chunk.chunk_id for chunk in chunks], with_vectors=True)
+            vectors = {key: point.dense for key, point in points.items() if point.dense is not None}
+            beyond = look_beyond(self._index, self._asked, pool.candidates, chunks, vectors) if query.explain else None
+        whole = len(points) == len(chunks)
+        return replace(pool, vectors=vectors, beyond=beyond or Beyond(), whole=whole)
