@@ -17,14 +17,12 @@ from nvr_rag.api.limits import (
     CollectionName,
     Identifier,
     NoControls,
-    NoNul,
     Opaque,
     Uri,
     bounded_json,
 )
 from nvr_rag.corpus import Outcome
 from nvr_rag.query_log import MAX_GRADE
-from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.types import DocumentState, FeedbackKind, Mode
 
 ONE, MANY = "(one)", "(many)"  # tags of the two shapes of a feedback body; they are left out of error messages
@@ -42,87 +40,6 @@ class Answer(BaseModel):
     """An answer."""
 
     model_config = ConfigDict(extra="forbid")
-
-
-class SearchRequest(Body):
-    """A question to one collection."""
-
-    # Its lower limit is the retriever's, who calls a blank query empty too.
-    query: Annotated[str, NoNul] = Field(
-        max_length=MAX_QUERY_CHARACTERS, description="What to look for.", json_schema_extra={"minLength": 1}
-    )
-    collection: CollectionName = "default"
-    k: int = Field(default=10, ge=1, le=MAX_K, description="How many hits to return, at most.")
-    mode: _AnyMode | None = Field(default=None, description="Default: what the serving deployment says.")
-    filter: Annotated[dict[str, Any] | None, bounded_json(depth=24, characters=256_000)] = Field(
-        default=None,
-        description="Conditions on document_id, uri, title, media_type and metadata.<name>, such as "
-        '{"metadata.year": {"gte": 2020}}; with in, exists, gt, gte, lt, lte, and, or, not.',
-    )
-    user: Opaque | None = Field(default=None, description="Who asks; opaque, kept with the query.")
-    session: Opaque | None = Field(default=None, description="Which conversation; opaque, kept with the query.")
-
-
-class DeploymentUsed(Answer):
-    """Who answered."""
-
-    id: int
-    index: str
-    encoder: str = Field(description="Fingerprint of the encoder version.")
-    mode: Mode = Field(description="The deployment's own mode.")
-    applied_seq: int = Field(description="Number of the last change of the collection that the index has.")
-
-
-class HitDocument(Answer):
-    """The document of a hit."""
-
-    id: str
-    uri: str
-    title: str
-    media_type: str
-    metadata: dict[str, Any]
-
-
-class SideRank(Answer):
-    """Where one side of the index, dense or lexical, had the chunk before fusion."""
-
-    rank: int = Field(description="From 1.")
-    score: float
-
-
-class SearchHit(Answer):
-    """A chunk that answers."""
-
-    rank: int = Field(description="From 1.")
-    score: float = Field(description="Higher is better; comparable within one answer only.")
-    chunk_id: str
-    text: str
-    document: HitDocument
-    headings: list[str] = Field(description="Path of headings above the chunk, outermost first.")
-    page: int | None = Field(description="From 1; null for documents without pages.")
-    start: int = Field(description="Character span in the document's text, half open.")
-    end: int
-    dense: SideRank | None = Field(description="null when not among this side's candidates.")
-    lexical: SideRank | None = Field(description="null when not among this side's candidates.")
-
-
-class Took(Answer):
-    """Milliseconds by stage."""
-
-    encode: float
-    search: float
-    hydrate: float
-
-
-class SearchAnswer(Answer):
-    """The hits, best first."""
-
-    query_id: str = Field(description="Refer to it in feedback.")
-    collection: str
-    mode: Mode = Field(description="The mode that was used.")
-    deployment: DeploymentUsed
-    hits: list[SearchHit]
-    took_ms: Took
 
 
 class FeedbackItem(Body):
