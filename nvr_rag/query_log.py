@@ -56,27 +56,34 @@ class QueryLog:
 
     def record(self, query: Query, result: SearchResult) -> str:
         """Write one query with its hits and return its id once it is in the database. Raises DatabaseUnavailable."""
-        pending = _Pending(row=_row(query, result))
+        (query_id,) = self.record_many([(query, result)])
+        return query_id
+
+    def record_many(self, answered: Sequence[tuple[Query, SearchResult]]) -> list[str]:
+        """The same of several, which are written together."""
+        rows = [_Pending(row=_row(query, result)) for query, result in answered]
         with self._door:
             if self._closed:
                 raise DatabaseUnavailable("the query log is closed: the server is stopping")
-            self._pending.put(pending)
-        self._wait_for(pending)
-        if pending.error is not None:
-            raise DatabaseUnavailable(f"the query could not be logged: {pending.error}") from pending.error
-        query_id = str(pending.row["id"])
-        context.note(query_id=query_id, collection=query.collection)
-        self._meter.searched(query.collection, result)
-        return query_id
+            for pending in rows:
+                self._pending.put(pending)
+        for pending in rows:
+            self._wait_for(pending)
+        for (query, result), pending in zip(answered, rows, strict=True):
+            context.note(query_id=str(pending.row["id"]), collection=query.collection)
+            self._meter.searched(query.collection, result)
+        return [str(pending.row["id"]) for pending in rows]
 
     def _wait_for(self, pending: _Pending) -> None:
-        """Until its row is written. Raises DatabaseUnavailable when that takes too long, or nobody does it."""
+        """Until its row is written. Raises DatabaseUnavailable when it cannot be, takes too long, or nobody does it."""
         until = time.monotonic() + WAIT_SECONDS
         while not pending.written.wait(LOOK_SECONDS):
             if not self.alive:
                 raise DatabaseUnavailable("the query could not be logged: the log has stopped; restart the server")
             if time.monotonic() > until:
                 raise DatabaseUnavailable("the query could not be logged in time; try again")
+        if pending.error is not None:
+            raise DatabaseUnavailable(f"the query could not be logged: {pending.error}") from pending.error
 
     def close(self) -> None:
         with self._door:

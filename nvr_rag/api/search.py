@@ -62,7 +62,8 @@ def search_many(body: SearchBatch, parts: PartsOf, caller: SearchCaller) -> Resp
             queries.append(_query(one, caller))
     results = parts.workspace.retriever.search_many(queries, deadline=_deadline(parts))
     together = list(zip(queries, results, strict=True))
-    answers = [_answer(parts.query_log.record(*pair), *pair, caller) for pair in together]
+    ids = parts.query_log.record_many(together)
+    answers = [_answer(query_id, *pair, caller) for query_id, pair in zip(ids, together, strict=True)]
     return _json(SearchAnswers(answers=answers))
 
 
