@@ -30,6 +30,7 @@ from nvr_rag.commands import (
     erasing,
     index,
     jobs,
+    keys,
     models,
     prune,
     search,
@@ -108,6 +109,7 @@ app.add_typer(documents.app, name="documents")
 app.add_typer(erasing.erasures, name="erasures")
 app.add_typer(index.app, name="index")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(erasing.users, name="users")
 

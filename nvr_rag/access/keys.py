@@ -19,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from nvr_rag import collections
 from nvr_rag.access.callers import MAX_PRINCIPAL_CHARACTERS, MAX_PRINCIPALS, Caller, Scope
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
@@ -165,6 +166,8 @@ def _check(new: NewKey) -> None:
         raise InvalidInput(f"a key has at least one scope: {', '.join(Scope)}", field="scope")
     if new.collections is not None and not new.collections:
         raise InvalidInput("a key that is limited to collections names at least one", field="collection")
+    for name in sorted(new.collections or ()):
+        collections.check_name(name)
     check_principals(sorted(new.reader.principals))
     if new.per_minute is not None and new.per_minute < 1:
         raise InvalidInput("a key may send at least 1 request a minute", field="per-minute")

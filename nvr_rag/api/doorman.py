@@ -6,8 +6,8 @@ that takes a key; `request.state.caller` says what it is for.
 
 from __future__ import annotations
 
+from anyio.to_thread import run_sync
 from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +17,7 @@ from nvr_rag.access.keys import check_principals
 from nvr_rag.api.dependencies import Parts
 from nvr_rag.api.problems import answer_to
 from nvr_rag.errors import InvalidInput, NvrError, Unauthenticated
+from nvr_rag.observing import context
 
 KEY_HEADER = "X-API-Key"
 PRINCIPALS_HEADER = "X-NVR-Principals"  # names that the caller vouches for, between commas
@@ -46,8 +47,10 @@ async def _caller(scope: Scope) -> Caller:
     headers = Headers(scope=scope)
     key = key_of(headers)
     caller = parts.keyring.remembered(key)
+    parts.workspace.meter.looked_up("keys", hit=caller is not None)
     if caller is None:
-        caller = await run_in_threadpool(parts.keyring.identify, key)
+        caller = await run_sync(parts.keyring.identify, key, limiter=parts.spare)
+    context.note(key_id=caller.key_id)
     parts.buckets.take(caller)
     named = headers.getlist(PRINCIPALS_HEADER)
     return caller.on_behalf_of(_principals(named)) if named else caller
@@ -72,8 +75,12 @@ def key_of(headers: Headers) -> str | None:
 
 
 def _principals(values: list[str]) -> frozenset[str]:
-    """The names in the header. Raises InvalidInput."""
-    found = [name.strip() for value in values for name in value.split(",") if name.strip()]
+    """The names in the header, which are UTF-8. Raises InvalidInput."""
+    try:
+        said = [value.encode("latin-1").decode("utf-8") for value in values]  # as the bytes were sent
+    except UnicodeError:
+        raise InvalidInput(f"{PRINCIPALS_HEADER} is not UTF-8", field=PRINCIPALS_HEADER) from None
+    found = [name.strip() for value in said for name in value.split(",") if name.strip()]
     try:
         check_principals(found)
     except InvalidInput as error:

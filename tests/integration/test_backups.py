@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from nvr_rag import corpus, idempotency, jobs, uploads
+from nvr_rag.access.callers import Scope
 from nvr_rag.backups import manifest as manifests
 from nvr_rag.backups import restoring, tables, taking
 from nvr_rag.backups.restoring import restore
@@ -30,6 +31,7 @@ from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import Query
 from nvr_rag.workspace import Workspace
 from tests import engines
+from tests.integration.key_support import make_key
 from tests.integration.transfer_support import catch_up, fill, lines
 from tests.support import House, document
 
@@ -55,6 +57,7 @@ def full_home(furnished_home: Path, tmp_path_factory: pytest.TempPathFactory) ->
     _add_model(house)
     _add_laps(home)
     jobs.enqueue(house.database, "verify", {"index": 1})
+    make_key(house.workspace, Scope.SEARCH, collections=["default"], principals=["group:sea"])
     house.close()
     yield home
     engines.forget(home)
