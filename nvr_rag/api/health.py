@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from nvr_rag.access.callers import Scope
 from nvr_rag.api.dependencies import Parts, PartsOf
+from nvr_rag.api.doorman import key_of
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.problems import RETRY_AFTER_SECONDS, problem
 from nvr_rag.api.schemas import Alive, Ready
+from nvr_rag.errors import NvrError
 
 router = APIRouter(tags=["health"])
 
@@ -27,7 +31,8 @@ async def livez() -> Alive:
     responses=problem_responses(503),
 )
 async def readyz(request: Request, parts: PartsOf) -> Ready | Response:
-    """503 with the reasons while the database does not answer, a service has a problem, or an index is not open."""
+    """503 while the database does not answer, a service has a problem, or an index is not open. Anybody may ask; why it
+    is not ready is told to keys with the scope admin, and to everybody on this machine while there are no keys."""
     # With threads of its own: those of the others may all be busy.
     return await run_sync(_answer, request, parts, limiter=parts.spare)
 
@@ -36,6 +41,8 @@ def _answer(request: Request, parts: Parts) -> Ready | Response:
     reasons = parts.readiness.problems()
     if not reasons:
         return Ready()
+    if not _is_told(request.headers, parts):
+        reasons = ["the server is not ready; its log says why, and so does this path to a key with the scope admin"]
     return problem(
         503,
         "; ".join(reasons),
@@ -44,3 +51,14 @@ def _answer(request: Request, parts: Parts) -> Ready | Response:
         reasons=reasons,
         headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
+
+
+def _is_told(headers: Headers, parts: Parts) -> bool:
+    """Whether a request may know why the server is not ready; this path is open, so the doorman has not asked."""
+    try:
+        key = key_of(headers)
+        if key is None:
+            return parts.keyring.is_open()
+        return Scope.ADMIN in parts.keyring.identify(key).scopes
+    except NvrError:
+        return False
