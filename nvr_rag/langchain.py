@@ -7,6 +7,7 @@ that a citation and feedback need.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,9 +46,13 @@ class _Held:
     def get(self, make: Callable[..., Opened], **options: Any) -> Opened:
         with self._lock:
             known = self._made.get(make)
-            if known is None or known[0] != options:
-                known = self._made[make] = options, make(**options)
-            opened: Opened = known[1]
+            if known is not None and known[0] == options:
+                opened: Opened = known[1]
+                return opened
+            opened = make(**options)
+            if isinstance(opened, Client):
+                weakref.finalize(self, opened.close)
+            self._made[make] = options, opened
             return opened
 
     def close(self) -> None:
@@ -140,8 +145,10 @@ class _Asking(BaseModel):
 class NvrRetriever(_Connected, _Asking, BaseRetriever):
     """Searches a collection; each question is logged, so that `feedback` can refer to it.
 
-    Every option of the constructor can be given for one call as well: retriever.invoke("...", k=3, mode="dense").
+    Every option of a search can be given for one call as well: retriever.invoke("...", k=3, mode="dense").
     """
+
+    model_config = ConfigDict(extra="forbid")  # that of LangChain lets misspelt options pass
 
     def feedback(
         self,

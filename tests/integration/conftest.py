@@ -18,6 +18,12 @@ from tests.unit.encoders.conftest import saved_models, tiny  # noqa: F401 (fixtu
 MAX_BODY_BYTES = 1_000_000
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """langchain-tests marks some of its tests for plugins that are not used here."""
+    for name in ("benchmark", "vcr"):
+        config.addinivalue_line("markers", f"{name}: of langchain-tests")
+
+
 @pytest.fixture
 def api(workspace: Workspace) -> Iterator[Api]:
     """An API of this test's own, without collections."""
