@@ -31,6 +31,7 @@ from nvr_rag.commands import (
     index,
     jobs,
     keys,
+    mcp,
     models,
     prune,
     search,
@@ -95,6 +96,7 @@ app = typer.Typer(
 app.command("backup")(backup.backup)
 app.command("export")(transfer.export)
 app.command("import")(transfer.import_file)
+app.command("mcp")(mcp.mcp)
 app.command("restore")(backup.restore)
 app.command("prune")(prune.prune)
 app.command("search")(search.search)

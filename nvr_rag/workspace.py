@@ -160,6 +160,15 @@ class Workspace:
                 opened.close()
             self._forget_encoder(opened.encoder)
 
+    def release(self) -> None:
+        """Let go of every index, once whoever changes it has finished, so that other processes may have them. What is
+        loaded stays loaded: the next search opens its index again."""
+        with self._opening:
+            opened, self._indexes = list(self._indexes.values()), {}
+        for index in opened:
+            with index.maintenance:
+                index.close()
+
     def create_collection(self, name: str, *, language: str = "english", mode: Mode = Mode.HYBRID) -> int:
         """A new collection that is searchable at once; returns its id.
 

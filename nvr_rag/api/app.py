@@ -19,6 +19,7 @@ from nvr_rag import __version__
 from nvr_rag.access.buckets import Buckets
 from nvr_rag.access.keyring import Keyring
 from nvr_rag.api import (
+    agents,
     collections,
     documents,
     embeddings,
@@ -87,6 +88,7 @@ def create_app(
     openapi.describe(app)
     for part in (search, feedback, embeddings, documents, uploads, ingest, collections, retrain, jobs, health, metrics):
         app.include_router(part.router)
+    app.state.agents = agents.mount(app, max_body_bytes=workspace.settings.api.max_body_bytes)
     return app
 
 
@@ -105,7 +107,8 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with ExitStack() as running:
             app.state.parts = _start(workspace, services, running, stopping, local=local)
-            yield
+            async with app.state.agents():
+                yield
             await run_in_threadpool(running.close)
 
     return lifespan

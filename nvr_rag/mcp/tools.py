@@ -107,6 +107,8 @@ def fetch(desk: Desk, asked: Fetch) -> Fetched:
 
 def feedback(desk: Desk, said: Feedback) -> Stored:
     """Store what was said of a result, or of the answer."""
+    if said.id is None and said.kind not in ("answer_good", "answer_bad"):
+        raise InvalidInput(f"feedback of kind {said.kind} needs the id of a result", field="id")
     word = t.Feedback(
         query_id=said.query_id,
         kind=t.FeedbackKind(said.kind),
