@@ -12,10 +12,13 @@ from collections.abc import Callable
 from ingest.chunking import chunk
 from nvr_rag import indexes
 from nvr_rag.errors import Maintained, NotFound, NvrError, StoreBusy
+from nvr_rag.observing.meter import Meter
 from nvr_rag.removal import erasing
 from nvr_rag.removal.tidying import Tidier
 from nvr_rag.upkeep import indexing
 from nvr_rag.upkeep.catching_up import Lag, lags
+from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.writing import COUNTED, Work
 from nvr_rag.workspace import Workspace
 
 ERASE_SECONDS = 5.0  # between two looks for what was erased
@@ -65,14 +68,16 @@ class Indexer:
                 return False  # a lap or a job in this process is at it: the other indexes must not wait behind that
             # One that is being built takes a round at a time, so that what serves is never kept waiting.
             rounds = None if lag.serves else 1
-            indexing.catch_up(
-                self._workspace.database,
-                index,
-                chunk,
-                report=lambda _progress: self._goes_on(lag.index.id),
-                stop=self._stop,
-                rounds=rounds,
+            told = _Told(self._workspace.meter)
+
+            def report(progress: Progress) -> None:
+                self._goes_on(lag.index.id)
+                told.tell(progress.work)
+
+            done = indexing.catch_up(
+                self._workspace.database, index, chunk, report=report, stop=self._stop, rounds=rounds
             )
+            told.tell(done)
             self.problems.pop(lag.index.id, None)
         except (NotFound, Maintained):  # its collection was deleted meanwhile, or somebody else is at it
             self.problems.pop(lag.index.id, None)
@@ -106,3 +111,21 @@ class Indexer:
             except StoreBusy:
                 continue
         return dropped
+
+
+class _Told:
+    """Tells the meter what is new of a piece of work: a long one is told of while it goes on."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._seconds: dict[str, float] = {}
+        self._chunks: dict[str, int] = {}
+
+    def tell(self, work: Work) -> None:
+        """Where the work is now."""
+        seconds, chunks = dict(work.seconds), {name: getattr(work, name) for name in COUNTED}
+        self._meter.indexed(
+            {stage: spent - self._seconds.get(stage, 0.0) for stage, spent in seconds.items()},
+            {name: count - self._chunks.get(name, 0) for name, count in chunks.items()},
+        )
+        self._seconds, self._chunks = seconds, chunks

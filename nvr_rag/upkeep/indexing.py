@@ -254,6 +254,7 @@ class _Clock:
         self._database, self._of, self._work, self._report = database, of, work, report
         self._stretch = pace.resumed(of.info.progress, of.info.applied_seq)
         self._written, self._told = work.written, time.monotonic()
+        self._spent = dict(work.seconds)
 
     def tell(self, *, surely: bool) -> None:
         """A group is written."""
@@ -271,8 +272,10 @@ class _Clock:
         return self._stretch.as_json() if self._of.upto < self._of.head else None
 
     def _count(self) -> None:
-        self._stretch = self._stretch.wrote(self._work.written - self._written)
-        self._written = self._work.written
+        spent = dict(self._work.seconds)
+        new = {stage: seconds - self._spent[stage] for stage, seconds in spent.items()}
+        self._stretch = self._stretch.wrote(self._work.written - self._written, new)
+        self._written, self._spent = self._work.written, spent
 
     def _say(self, applied_seq: int) -> None:
         if self._report:

@@ -7,7 +7,7 @@ in which nobody did is taken out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -39,13 +39,17 @@ class Stretch:
     seq: int  # applied_seq then
     chunks: int  # written since
     at: datetime  # when that was last told
+    seconds: Mapping[str, float] = field(default_factory=dict)  # spent since, by stage
 
     def as_json(self) -> dict[str, Any]:
-        return {"since": self.since.isoformat(), "seq": self.seq, "chunks": self.chunks, "at": self.at.isoformat()}
+        seconds = {stage: round(spent, 3) for stage, spent in self.seconds.items()}
+        times = {"since": self.since.isoformat(), "at": self.at.isoformat()}
+        return {**times, "seq": self.seq, "chunks": self.chunks, "seconds": seconds}
 
-    def wrote(self, chunks: int) -> Stretch:
-        """The same, so many chunks later."""
-        return replace(self, chunks=self.chunks + chunks, at=t.now())
+    def wrote(self, chunks: int, seconds: Mapping[str, float] | None = None) -> Stretch:
+        """The same, so many chunks later, and so many seconds in each stage."""
+        spent = {stage: self.seconds.get(stage, 0.0) + more for stage, more in (seconds or {}).items()}
+        return replace(self, chunks=self.chunks + chunks, at=t.now(), seconds={**self.seconds, **spent})
 
 
 def resumed(progress: Mapping[str, Any] | None, applied_seq: int) -> Stretch:
@@ -76,4 +80,5 @@ def _read(progress: Mapping[str, Any] | None) -> Stretch | None:
     if not progress:
         return None
     since, at = (datetime.fromisoformat(progress[name]) for name in ("since", "at"))
-    return Stretch(since=since, seq=int(progress["seq"]), chunks=int(progress["chunks"]), at=at)
+    seconds = progress.get("seconds", {})  # a release before did not count them
+    return Stretch(since=since, seq=int(progress["seq"]), chunks=int(progress["chunks"]), at=at, seconds=seconds)

@@ -26,6 +26,7 @@ from nvr_rag.stores.base import Point, StoredPoint, Vector
 
 _NONE: Mapping[str, Vector] = {}
 STAGES = ("database", "cut", "compare", "encode", "lexical", "upsert", "flush")  # they overlap: their sum is no time
+COUNTED = ("encoded", "reused", "repainted", "kept", "deleted")  # what can be done to a chunk
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +50,7 @@ class Work:
 
     def add(self, other: Work) -> None:
         """Count another piece of work as well."""
-        for name in ("encoded", "reused", "repainted", "kept", "deleted"):
+        for name in COUNTED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for stage, seconds in other.seconds.items():
             self.spend(stage, seconds)

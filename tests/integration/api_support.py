@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from nvr_rag import indexes
 from nvr_rag.api.app import create_app
@@ -70,8 +71,8 @@ class SmallIndexer:
 class Api:
     """A client of a running API, and what is behind it."""
 
-    def __init__(self, workspace: Workspace, indexer: SmallIndexer, client: httpx.Client) -> None:
-        self.workspace, self.indexer, self.client = workspace, indexer, client
+    def __init__(self, workspace: Workspace, indexer: SmallIndexer, client: httpx.Client, app: FastAPI) -> None:
+        self.workspace, self.indexer, self.client, self.app = workspace, indexer, client, app
 
     def call(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
         """The JSON of an answer that has the expected status."""
@@ -100,12 +101,13 @@ def running(workspace: Workspace, services: Sequence[Service] = ()) -> Iterator[
     indexer = SmallIndexer()
     listener = listen(ApiSettings(port=0))
     url = url_of(listener)
-    server = uvicorn.Server(server_config(create_app(workspace, [indexer, *services])))
+    app = create_app(workspace, [indexer, *services])
+    server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         with httpx.Client(base_url=url, timeout=20) as client:
-            yield Api(workspace, indexer, client)
+            yield Api(workspace, indexer, client, app)
     finally:
         server.should_exit = True
         thread.join()
