@@ -60,6 +60,7 @@ def passage(content: Any) -> Passage:
 
 def _passage(content: Any) -> dict[str, Any]:
     document, around = content["document"], content.get("context")
+    stored = document["updated_at"]
     return {
         "chunk_id": str(content["chunk_id"]),
         "text": str(content["text"]),
@@ -69,7 +70,7 @@ def _passage(content: Any) -> dict[str, Any]:
         "page": content["page"],
         "start": int(content["start"]),
         "end": int(content["end"]),
-        "updated_at": datetime.fromisoformat(document["updated_at"]),
+        "updated_at": None if stored is None else datetime.fromisoformat(stored),
         "context": None if around is None else _context(around),
         **{name: str(document[name]) for name in ("uri", "title", "media_type", "source", "sha256")},
     }
@@ -119,6 +120,7 @@ def document(content: Any) -> DocumentInfo:
         metadata=dict(content["metadata"]),
         seq=content.get("seq"),
         updated_at=datetime.fromisoformat(content["updated_at"]),
+        acl=content.get("acl"),
         text=content.get("text"),
         **{name: content[name] for name in names},
     )

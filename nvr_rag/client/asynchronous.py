@@ -94,9 +94,12 @@ class AsyncClient:
         """A chunk as it stands now, with so many neighbours on each side."""
         return await self._do(requests.chunk(chunk_id, collection=collection, context=context))
 
-    async def feedback(self, items: Feedback | Sequence[Feedback]) -> FeedbackAnswer:
-        """Say something about hits, up to 1000 words at once: all are stored, or none. Twice is once."""
-        return await self._do(requests.feedback(items))
+    async def feedback(self, items: Feedback | Sequence[Feedback], *, outside: bool = False) -> FeedbackAnswer:
+        """Say something about hits, up to 1000 words at once: all are stored, or none. Twice is once.
+
+        `outside`: judgments about chunks that need not have been shown, by somebody who knows; takes the scope train.
+        """
+        return await self._do(requests.feedback(items, outside=outside))
 
     async def put(
         self,

@@ -140,6 +140,7 @@ class DocumentInfo:
     seq: int | None  # number of its last change; None = not told to this key
     characters: int
     updated_at: datetime
+    acl: Sequence[str] | None = None  # principals who may read it; None = everybody
     text: str | None = None  # of the newest version; None where it was not asked for, or never read
 
 

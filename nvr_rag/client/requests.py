@@ -121,9 +121,10 @@ def chunk(chunk_id: str, *, collection: str, context: int) -> Call[Passage]:
     return Call(request=request, read=answers.passage)
 
 
-def feedback(items: Feedback | Sequence[Feedback]) -> Call[FeedbackAnswer]:
+def feedback(items: Feedback | Sequence[Feedback], *, outside: bool) -> Call[FeedbackAnswer]:
     """Saying it twice is saying it once."""
-    body = _said(items) if isinstance(items, Feedback) else {"items": [_said(item) for item in items]}
+    said = [_said(item, outside) for item in ([items] if isinstance(items, Feedback) else items)]
+    body = said[0] if isinstance(items, Feedback) else {"items": said}
     return Call(request=_post("/v1/feedback", body), read=answers.feedback_answer)
 
 
@@ -246,8 +247,9 @@ def _searched(query: Query) -> dict[str, Any]:
     return {"query": query.text, **body, **({"mmr": asdict(query.mmr)} if query.mmr else {})}
 
 
-def _said(item: Feedback) -> dict[str, Any]:
-    return {name: value for name, value in asdict(item).items() if value is not None}
+def _said(item: Feedback, outside: bool) -> dict[str, Any]:
+    said = {name: value for name, value in asdict(item).items() if value is not None}
+    return {**said, "outside": True} if outside else said
 
 
 def _post(path: str, body: Mapping[str, Any]) -> Request:

@@ -86,9 +86,12 @@ class Client:
         """A chunk as it stands now, with so many neighbours on each side."""
         return self._do(requests.chunk(chunk_id, collection=collection, context=context))
 
-    def feedback(self, items: Feedback | Sequence[Feedback]) -> FeedbackAnswer:
-        """Say something about hits, up to 1000 words at once: all are stored, or none. Twice is once."""
-        return self._do(requests.feedback(items))
+    def feedback(self, items: Feedback | Sequence[Feedback], *, outside: bool = False) -> FeedbackAnswer:
+        """Say something about hits, up to 1000 words at once: all are stored, or none. Twice is once.
+
+        `outside`: judgments about chunks that need not have been shown, by somebody who knows; takes the scope train.
+        """
+        return self._do(requests.feedback(items, outside=outside))
 
     def put(
         self,
