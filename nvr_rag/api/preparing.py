@@ -15,6 +15,7 @@ from nvr_rag import deployments
 from nvr_rag.api.probing import Probe
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import NvrError
+from nvr_rag.retries import in_words
 from nvr_rag.types import Query
 from nvr_rag.workspace import Workspace
 
@@ -103,4 +104,4 @@ class Preparer:
             self._prepared[deployment.id] = str(error)
         except Exception as error:
             log.exception("the deployment %s of %s cannot be loaded", deployment.id, collection)
-            self._prepared[deployment.id] = type(error).__name__
+            self._prepared[deployment.id] = in_words(error)

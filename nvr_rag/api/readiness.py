@@ -70,10 +70,14 @@ class Readiness:
             yield "indexes and encoders are being opened; wait a moment"
             return
         yield from self._preparer.probe.problems()
+        prepared = self._preparer.prepared
         for collection, deployment in serving.items():
+            wrong = prepared.get(deployment.id)  # None also where it is not known yet
             try:
                 with self._workspace.database.read() as connection:
                     indexes.answers_at(connection, deployment.index_id)
                 self._workspace.index(deployment.index_id).points.get([indexes.NOBODY])
             except NvrError as error:
-                yield f"collection {collection}: {error}"
+                wrong = str(error)
+            if wrong is not None:
+                yield f"collection {collection}: {wrong}"

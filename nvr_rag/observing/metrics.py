@@ -109,7 +109,7 @@ class Metrics(Meter):
 
     def indexed(self, seconds: Mapping[str, float], chunks: Mapping[str, int]) -> None:
         for stage, spent in seconds.items():
-            self._spent.labels(stage).inc(spent)
+            self._spent.labels(stage).inc(max(0.0, spent))
         for done, count in chunks.items():
             self._chunks.labels(done).inc(count)
 
