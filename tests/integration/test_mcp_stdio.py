@@ -14,6 +14,7 @@ import pytest
 from nvr_rag import corpus, indexes
 from nvr_rag.access.callers import Scope
 from nvr_rag.running import processes
+from nvr_rag.running.presence import Presence
 from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import NewDocument
@@ -101,8 +102,9 @@ async def test_a_server_on_the_data_folder_is_asked(home: Path) -> None:
         running(workspace) as api,
     ):
         api.put({"uri": "a", "text": "red fox jumps"})
-        gone = processes.announce(workspace.database, processes.SERVER, "http://127.0.0.1:9")
-        mine = processes.announce(workspace.database, processes.SERVER, str(api.client.base_url))
+        processes.announce(workspace.database, processes.SERVER, "http://127.0.0.1:9")  # and died
+        presence = Presence(workspace.database, processes.SERVER, job_kinds=[])
+        presence.start(str(api.client.base_url))
         async with over_stdio() as client:
             assert await texts_of(client, "red fox") == ["red fox jumps"]
         key = make_key(workspace, Scope.SEARCH)
@@ -111,8 +113,7 @@ async def test_a_server_on_the_data_folder_is_asked(home: Path) -> None:
             assert "has not the scope feedback" in await error_of(client, "feedback", query_id="q", kind="answer_good")
         async with over_stdio(NVR_API_KEY="nvr_wrong") as client:
             assert "not known here" in await error_of(client, "search", query="fox")
-        processes.withdraw(workspace.database, gone)
-        processes.withdraw(workspace.database, mine)
+        presence.stop()
 
 
 async def test_a_server_elsewhere_is_asked(home: Path) -> None:
