@@ -15,7 +15,7 @@ from nvr_rag.errors import Maintained, NotFound, NvrError, StoreBusy
 from nvr_rag.observing.meter import Meter
 from nvr_rag.removal import erasing
 from nvr_rag.removal.tidying import Tidier
-from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep import indexing, painting
 from nvr_rag.upkeep.catching_up import Lag, lags
 from nvr_rag.upkeep.indexing import Progress
 from nvr_rag.upkeep.writing import COUNTED, Work
@@ -60,7 +60,7 @@ class Indexer:
         return [words for index_id, words in self.problems.items() if index_id in self._serving]
 
     def _follow(self, lag: Lag) -> bool:
-        if self._stop.is_set() or (lag.caught_up and lag.index.id not in self.problems):
+        if self._stop.is_set() or (lag.settled and lag.index.id not in self.problems):
             return False
         try:
             index = self._workspace.index(lag.index.id)
@@ -78,6 +78,7 @@ class Indexer:
                 self._workspace.database, index, chunk, report=report, stop=self._stop, rounds=rounds
             )
             told.tell(done)
+            painting.step(self._workspace.database, index, Work())  # one at a time: the other indexes wait for it
             self.problems.pop(lag.index.id, None)
         except (NotFound, Maintained):  # its collection was deleted meanwhile, or somebody else is at it
             self.problems.pop(lag.index.id, None)
@@ -85,7 +86,7 @@ class Indexer:
         except NvrError as error:
             self.problems[lag.index.id] = str(error)
             return False
-        return not lag.caught_up
+        return not lag.settled
 
     def _goes_on(self, index_id: int) -> None:
         """What was wrong is over, although there may be much left to do, and more every moment."""

@@ -63,8 +63,10 @@ class PlacedChunk:
         return {
             "document_id": self.document_id,
             "uri": self.uri,
+            "source": self.source,
             "title": self.title,
             "media_type": self.media_type,
+            "updated_at": self.updated_at.timestamp(),
             "metadata": dict(self.metadata),
         }
 

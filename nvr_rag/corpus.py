@@ -45,7 +45,8 @@ class Put:
 def put(
     connection: Connection, collection: str, documents: Sequence[NewDocument], *, reader: Reader = OWNER
 ) -> list[Put]:
-    """Store documents, in order; one that says what its newest version says changes nothing.
+    """Store documents, in order; one that says what its newest version says, and comes from the same source, changes
+    nothing.
 
     Raises NotFound (collection), InvalidInput (a URI or metadata that cannot be stored, a URI twice in one call),
     Conflict where there is a document that the reader may not read.
@@ -70,7 +71,7 @@ def put(
         for i, change in zip(changed, changes, strict=True)
     }
     for i in set(range(len(ids))) - set(changed):
-        _refresh(connection, current[ids[i]], documents[i])
+        _refresh(connection, current[ids[i]])
     return [answers.get(i, Put(document_id=key, outcome=Outcome.UNCHANGED, seq=0)) for i, key in enumerate(ids)]
 
 
@@ -118,6 +119,8 @@ def fail(
         connection.execute(insert(t.Document).values(values))
     else:
         values = {**fields, "acl": acl if row["generation"] == 0 else _both(row["acl"], acl)}
+        if _answers(row):  # indexes have it with the source that it came from
+            values["source"] = row["source"]
         connection.execute(update(t.Document).where(t.Document.id == key).values(values))
 
 
@@ -261,6 +264,7 @@ def _says_the_same(row: RowMapping | None, document: NewDocument) -> bool:
     parsed = document.parsed
     return bool(
         (row["sha256"], row["parser"], row["acl"]) == (document.sha256, document.parser, document.acl)
+        and row["source"] == document.source
         and (row["media_type"], row["title"], row["text_format"]) == (parsed.media_type, parsed.title, parsed.format)
         and sha256_json(row["metadata"]) == sha256_json(parsed.metadata)  # 1, 1.0 and true are equal in Python
     )
@@ -341,10 +345,10 @@ def _log(connection: Connection, collection_id: int, seq: int, key: str, kind: s
     connection.execute(insert(t.Change).values(collection_id=collection_id, seq=seq, document_id=key, kind=kind))
 
 
-def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> None:
-    """A document that failed and now reads as its newest version does is well again, unless that version cannot be cut;
-    and the last to put a document says where it comes from."""
-    if (row["state"], row["source"]) != (DocumentState.READY, document.source):
+def _refresh(connection: Connection, row: RowMapping) -> None:
+    """A document that failed and now reads as its newest version does is well again, unless that version cannot be
+    cut."""
+    if row["state"] != DocumentState.READY:
         v = t.DocumentVersion
         error = connection.scalar(
             select(t.Placed.error)
@@ -357,9 +361,7 @@ def _refresh(connection: Connection, row: RowMapping, document: NewDocument) -> 
         )
         state = DocumentState.FAILED if error else DocumentState.READY
         connection.execute(
-            update(t.Document)
-            .where(t.Document.id == row["id"])
-            .values(state=state, error=error, source=document.source, updated_at=t.now())
+            update(t.Document).where(t.Document.id == row["id"]).values(state=state, error=error, updated_at=t.now())
         )
 
 

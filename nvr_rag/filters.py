@@ -1,28 +1,40 @@
 """The filter language: JSON in, a small tree out, and what the tree means for one document's fields.
 
     {"media_type": "text/markdown"}                       equals; a list field matches when any element does
+    {"media_type": {"equals": "text/markdown"}}           the same
     {"metadata.year": {"gte": 2020, "lt": 2024}}          range: gt, gte, lt, lte over numbers
+    {"updated_at": {"gte": "2024-05-31"}}                 range over the time at which a version was stored: ISO 8601
     {"uri": {"in": ["file:///a.md", "file:///b.md"]}}     one of
     {"metadata.owner": {"exists": true}}                  present and not null
     {"and": [...]}, {"or": [...]}, {"not": {...}}         and several keys in one object mean "and"
 
 Stores compile the tree; `matches` is its meaning in Python. Numbers are compared as doubles, however they are written;
-true and false are not numbers. A list is looked into one level deep, an object inside a list not at all.
+true and false are not numbers. A list is looked into one level deep, an object inside a list not at all. Times are
+seconds since 1970 in the tree and in the fields; a time without an offset is UTC, a date its midnight. Nothing is
+matched by a pattern: that would read every document.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from nvr_rag.errors import InvalidFilter
 
-FIELDS = ("document_id", "uri", "title", "media_type")
+TIME = "updated_at"
+ACL = "acl"  # of an index, for permissions; no filter that comes from outside can name it
+FIELDS = ("document_id", "uri", "source", "title", "media_type", TIME)
 MAX_DEPTH = 8
 MAX_CONDITIONS = 256
 _RANGE = ("gt", "gte", "lt", "lte")
+_OPERATORS = ("equals", "in", "exists", *_RANGE)
+_ISO_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII | re.IGNORECASE
+)
 
 Scalar = str | int | float | bool
 
@@ -128,23 +140,55 @@ def _is_path(key: str) -> bool:
 
 
 def _parse_condition(field: str, entry: Any) -> Filter:
+    if field == TIME:
+        return _period(entry)
     if not isinstance(entry, Mapping):
         return Equals(field=field, value=_scalar(field, entry))
+    if set(entry) == {"equals"}:
+        return Equals(field=field, value=_scalar(field, entry["equals"]))
     if set(entry) == {"in"}:
-        values = entry["in"]
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-            raise InvalidFilter(f'{field}: "in" takes a list of at least one value, got {_short(values)}')
-        if len(values) > 1000:
-            raise InvalidFilter(f'{field}: "in" takes at most 1000 values, got {len(values)}')
-        return In(field=field, values=tuple(_scalar(field, value) for value in values))
+        return _one_of(field, entry["in"])
     if set(entry) == {"exists"}:
         if not isinstance(entry["exists"], bool):
             raise InvalidFilter(f'{field}: "exists" is true or false, got {_short(entry["exists"])}')
         return Exists(field=field) if entry["exists"] else Not(part=Exists(field=field))
     if entry and set(entry) <= set(_RANGE):
         return Range(field=field, **{name: _number(field, bound) for name, bound in entry.items()})
-    operators = ", ".join(("in", "exists", *_RANGE))
-    raise InvalidFilter(f"{field}: operators are {operators}; got {_short(sorted(map(str, entry)))}")
+    together = " (only gt, gte, lt and lte go together)" if entry and set(entry) <= set(_OPERATORS) else ""
+    raise InvalidFilter(
+        f"{field}: operators are {', '.join(_OPERATORS)}{together}; got {_short(sorted(map(str, entry)))}"
+    )
+
+
+def _one_of(field: str, values: Any) -> In:
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InvalidFilter(f'{field}: "in" takes a list of at least one value, got {_short(values)}')
+    if len(values) > 1000:
+        raise InvalidFilter(f'{field}: "in" takes at most 1000 values, got {len(values)}')
+    return In(field=field, values=tuple(_scalar(field, value) for value in values))
+
+
+def _period(entry: Any) -> Range:
+    if isinstance(entry, Mapping) and entry and set(entry) <= set(_RANGE):
+        return Range(field=TIME, **{name: _time(bound) for name, bound in entry.items()})
+    got = sorted(map(str, entry)) if isinstance(entry, Mapping) else entry
+    raise InvalidFilter(
+        f'{TIME}: operators are {", ".join(_RANGE)} with a date or time, as {{"gte": "2024-05-31"}}; got {_short(got)}'
+    )
+
+
+def _time(value: Any) -> float:
+    """Seconds since 1970."""
+    if isinstance(value, str) and _ISO_TIME.fullmatch(value):
+        try:
+            moment = datetime.fromisoformat(value.upper())
+        except ValueError:  # no such day, or no such hour
+            pass
+        else:
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    raise InvalidFilter(
+        f'{TIME}: a bound is an ISO 8601 date or time, as "2024-05-31" or "2024-05-31T12:30:00Z"; got {_short(value)}'
+    )
 
 
 def _scalar(field: str, value: Any) -> Scalar:
@@ -154,7 +198,10 @@ def _scalar(field: str, value: Any) -> Scalar:
         return value
     if isinstance(value, (int, float)) and _fits(value):
         return value
-    raise InvalidFilter(f"{field}: a value is a string, a finite number, true or false; got {_short(value)}")
+    raise InvalidFilter(
+        f"{field}: a value is a string, a finite number, true or false; got {_short(value)}"
+        + (' (what is not there is found by {"exists": false})' if value is None else "")
+    )
 
 
 def _number(field: str, value: Any) -> float:
@@ -178,6 +225,19 @@ def _fits(value: float) -> bool:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def fields_of(where: Filter | None) -> set[str]:
+    """The fields that a filter asks for."""
+    match where:
+        case None:
+            return set()
+        case And(parts=parts) | Or(parts=parts):
+            return {field for part in parts for field in fields_of(part)}
+        case Not(part=part):
+            return fields_of(part)
+        case _:
+            return {where.field}
 
 
 def matches(where: Filter | None, fields: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, exists, insert, se
 
 from nvr_rag import collections
 from nvr_rag.chunkings import ChunkingSettings, check_fits
+from nvr_rag.chunks import BEGINNING, Place
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database, insert_ignore
 from nvr_rag.encoders.base import Encoder
@@ -26,6 +27,8 @@ from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.upkeep.leases import Lease
 
 NOBODY = "00000000-0000-0000-0000-000000000000"  # no chunk's id: asking for it tells whether an index answers at all
+PAYLOAD = 2  # how a point's payload is made, kept in the row's store settings: from 2 on with source and updated_at
+_PAYLOAD, _PAINTED_TO = "payload", "painted_to"
 _GONE = "the index is gone: its collection was deleted or another index has replaced it"
 
 
@@ -48,6 +51,17 @@ class IndexInfo:
     rebuilt_to: int | None  # the head of the log when it was lost; until it is there it answers nothing
     copied_from: int | None  # the index that it is a compaction of
     progress: Mapping[str, Any] | None  # how a build goes, see nvr_rag.upkeep.pace; None while it is level with the log
+
+    @property
+    def painted(self) -> bool:
+        """Every point has the payload that this release writes."""
+        return int(self.store.get(_PAYLOAD, 1)) >= PAYLOAD
+
+    @property
+    def painted_to(self) -> Place:
+        """How far that is so, where it is not so everywhere."""
+        seq, ordinal = self.store.get(_PAINTED_TO, BEGINNING)
+        return seq, ordinal
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,7 +113,7 @@ def create(
             chunking_id=chunking_id(connection, chunking),
             encoder=encoder.fingerprint,
             lexical=dict(lexical.settings),
-            store=dict(store or {}),
+            store=_painted(store or {}),
             name=f"ix-{new_id()}",
         )
         .returning(t.SearchIndex.id)
@@ -109,8 +123,8 @@ def create(
 
 def copy(connection: Connection, source: IndexInfo) -> int:
     """Add the row of an empty index that is to hold what another one does, with its vectors; returns its id."""
-    same = ("collection_id", "chunking_id", "encoder", "lexical", "store")
-    values = {name: getattr(source, name) for name in same}
+    same = ("collection_id", "chunking_id", "encoder", "lexical")
+    values = {name: getattr(source, name) for name in same} | {"store": _painted(source.store)}
     row = connection.execute(
         insert(t.SearchIndex).values(**values, copied_from=source.id, name=f"ix-{new_id()}").returning(t.SearchIndex.id)
     )
@@ -248,9 +262,20 @@ def start_over(database: Database, store: Store, index_id: int, lexical: Lexical
     with database.write() as connection:
         head = collections.head_seq(connection, info.collection_id) if info.collection_id is not None else 0
         values = {"applied_seq": 0, "purged_seq": 0, "rebuilt_to": head, "progress": None}
-        connection.execute(
-            update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**values, lexical=dict(lexical.settings))
-        )
+        values |= {"lexical": dict(lexical.settings), "store": _painted(info.store)}
+        connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**values))
+
+
+def paint(connection: Connection, index_id: int, place: Place | None) -> None:
+    """Keep up to where in the log every point has the payload of this release; None = everywhere."""
+    store = get(connection, index_id).store
+    painted = _painted(store) if place is None else {**store, _PAINTED_TO: list(place)}
+    connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(store=painted))
+
+
+def _painted(store: Mapping[str, Any]) -> dict[str, Any]:
+    """The store settings of an index all of whose points this release has written."""
+    return {**{name: value for name, value in store.items() if name != _PAINTED_TO}, _PAYLOAD: PAYLOAD}
 
 
 def advance(

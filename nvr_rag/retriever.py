@@ -40,6 +40,7 @@ from nvr_rag.searching.timing import Watch
 from nvr_rag.storable import storable
 from nvr_rag.stores.base import Vector
 from nvr_rag.types import Context, DeploymentRef, Explanation, Hit, Mode, Passage, Query, Reader, SearchResult
+from nvr_rag.upkeep import painting
 
 if TYPE_CHECKING:
     from nvr_rag.reranking import Reranker
@@ -185,6 +186,7 @@ class Retriever:
     def _attempt(self, task: Task, place: _Place, encoded: _Encoded | None) -> SearchResult:
         deployment, query = place.deployment, task.query
         index = self._open_index(deployment.index_id)
+        painting.check(self._database, index, task.where)
         mode = query.mode or deployment.mode
         with task.watch.timed("encode"):
             same = encoded is not None and encoded.encoder == index.info.encoder

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, func, or_, select, true
 
 from nvr_rag.db import tables as t
-from nvr_rag.filters import Exists, Filter, In, Not, Or
+from nvr_rag.filters import ACL, Exists, Filter, In, Not, Or
 from nvr_rag.types import Reader
 
 NOBODY = ""  # no principal is called so: what an index keeps of a document that nobody may read
-FIELD = "acl"  # of an index; no filter that comes from outside can name it
+FIELD = ACL
 
 
 class Shape(StrEnum):

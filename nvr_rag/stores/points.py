@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nvr_rag.errors import InvalidInput, StoreError
+from nvr_rag.filters import ACL, FIELDS, TIME
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoredPoint, Vector
 
 DENSE, LEXICAL = "dense", "lexical"  # the two vectors of a point
 HASHES = ["input_hash", "payload_hash"]  # what a scan reads of a payload
+INDEXED = {**dict.fromkeys(FIELDS, "keyword"), TIME: "number", ACL: "keyword"}  # what is asked for anyway
 
 TIE_SLACK = 16  # candidates asked for beyond k, to see whether a tie is cut
 MAX_TIES = 4096  # beyond k; of more equal scores than this, which ones are found is arbitrary

@@ -7,7 +7,7 @@
     Shape.of(info)              how a collection may be asked: strict mode, quantization
 
 Payload indexes are made before the first point, since HNSW links for filtered searches are laid when the graph is built
-and later only by building it again. A filter's four fields and the permissions are known beforehand; which metadata
+and later only by building it again. A filter's own fields and the permissions are known beforehand; which metadata
 documents will have, and of what type, is not, and an index has one type and a price: Qdrant leaves that choice to its
 users, and so do we (`metadata_indexes`). Without one, filters on metadata work unless strict mode forbids them.
 
@@ -26,14 +26,13 @@ from typing import Any
 from qdrant_client import QdrantClient, models
 
 from nvr_rag.errors import ConfigurationError, StoreError
-from nvr_rag.filters import FIELDS
+from nvr_rag.filters import ACL
 from nvr_rag.settings import QdrantSettings
 from nvr_rag.stores.base import StoreConfig
 from nvr_rag.stores.conditions import json_path
-from nvr_rag.stores.points import DENSE, LEXICAL
+from nvr_rag.stores.points import DENSE, INDEXED, LEXICAL
 
 CONFIG_KEY = "nvr_rag"  # of a collection's metadata
-TENANT = "acl"
 _PASSED_ON = ("shard_number", "replication_factor", "write_consistency_factor")
 _AT_CREATION = (
     *_PASSED_ON,
@@ -99,7 +98,7 @@ def payload_indexes(config: StoreConfig) -> dict[str, Any]:
     """The schema of every payload index by its path, paths as Qdrant writes them."""
     declared: Mapping[str, str] = config.settings.get("metadata_indexes") or {}
     acl = "keyword" if "tenant" in declared.values() else "tenant"
-    kinds = {**dict.fromkeys(FIELDS, "keyword"), TENANT: acl}
+    kinds = {**INDEXED, ACL: acl}
     kinds |= {f"metadata.{field}": kind for field, kind in declared.items()}
     return {plain_path(json_path(field)): _SCHEMAS[kind] for field, kind in kinds.items()}
 

@@ -46,6 +46,11 @@ class Lag:
         return self.index.applied_seq >= self.head_seq and self.index.purged_seq >= self.index.applied_seq
 
     @property
+    def settled(self) -> bool:
+        """Nothing is left to do for whoever keeps the index up."""
+        return self.caught_up and self.index.painted
+
+    @property
     def pace(self) -> Pace | None:
         """How fast it is brought up, by whom ever."""
         return pace_of(self.index.progress, self.index.applied_seq, self.head_seq)

@@ -171,6 +171,8 @@ def verify(
         comparison.walk_store(info.purged_seq)
         if repair:
             index.points.flush()
+            with database.write() as connection:
+                indexes.paint(connection, info.id, None)
             index.rest()
             found.repaired = True
         return found

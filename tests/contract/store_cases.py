@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,17 @@ _VALUES = st.recursive(
     ),
     max_leaves=4,
 )
+# A day, an hour and a microsecond apart; as a store keeps them and as a filter says them.
+_MOMENTS = st.sampled_from(
+    [
+        "1969-12-31T23:59:59.999999Z",
+        "2024-05-31T00:00:00Z",
+        "2024-05-31T00:00:00.000001Z",
+        "2024-05-31T01:00:00+01:00",
+        "2024-05-31T12:30:00.123456Z",
+        "9999-12-31T23:59:59.999999Z",
+    ]
+)
 _TOP = st.sampled_from(["", "a", "b", "1", "数据 é"])
 
 
@@ -62,8 +74,10 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
         optional={
             "document_id": _TOP,
             "uri": _TOP,
+            "source": _TOP,
             "title": _TOP,
             "media_type": _TOP,
+            "updated_at": _MOMENTS.map(lambda text: datetime.fromisoformat(text).timestamp()),
             "metadata": st.dictionaries(_KEYS, _VALUES, max_size=3),
         },
     )
@@ -72,16 +86,18 @@ def documents() -> st.SearchStrategy[dict[str, Any]]:
 def filters() -> st.SearchStrategy[dict[str, Any]]:
     """Filters as callers write them."""
     paths = st.lists(_KEYS, min_size=1, max_size=2).map(lambda keys: ".".join(("metadata", *keys)))
-    fields = st.sampled_from(["document_id", "uri", "title", "media_type"]) | paths
+    fields = st.sampled_from(["document_id", "uri", "source", "title", "media_type"]) | paths
     bounds = st.sampled_from([-1, 0, 0.5, 1, 2, 2**53, 1e300])
     conditions = (
         _SCALARS
+        | st.fixed_dictionaries({"equals": _SCALARS})
         | st.fixed_dictionaries({"in": st.lists(_SCALARS, min_size=1, max_size=4)})
         | st.fixed_dictionaries({"exists": st.booleans()})
         | st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), bounds, min_size=1, max_size=2)
     )
+    periods = st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), _MOMENTS, min_size=1, max_size=2)
     return st.recursive(
-        st.dictionaries(fields, conditions, min_size=1, max_size=2),
+        st.dictionaries(fields, conditions, min_size=1, max_size=2) | st.fixed_dictionaries({"updated_at": periods}),
         lambda inner: (
             st.fixed_dictionaries({"and": st.lists(inner, min_size=1, max_size=3)})
             | st.fixed_dictionaries({"or": st.lists(inner, min_size=1, max_size=3)})

@@ -37,7 +37,7 @@ from tests.contract.store_cases import CONFIG, point, terms, uid, vector
 from tests.qdrant_stand_in import Control, Fault, StandIn
 
 KEY = "a-key-that-nobody-may-see"
-FIELDS = {"document_id", "uri", "title", "media_type", "acl"}
+FIELDS = {"document_id", "uri", "source", "title", "media_type", "updated_at", "acl"}
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_a_share_of_failures_delays_but_loses_nothing(server: StandIn, index: Qd
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("skip", range(8))
+@pytest.mark.parametrize("skip", range(10))
 def test_creation_that_breaks_off_anywhere_is_mended_by_repeating_it(
     server: StandIn, store: QdrantServerStore, skip: int, after: bool
 ) -> None:
@@ -216,9 +216,9 @@ def test_creation_that_breaks_off_anywhere_is_mended_by_repeating_it(
     assert set(payload_indexes(server)) == FIELDS
 
 
-def test_creation_makes_eight_requests(server: StandIn, store: QdrantServerStore) -> None:
+def test_creation_makes_ten_requests(server: StandIn, store: QdrantServerStore) -> None:
     store.create("main", CONFIG)
-    assert server.count() == 8
+    assert server.count() == 10
 
 
 def test_what_a_server_refuses_for_good_leaves_nothing_behind() -> None:
@@ -420,12 +420,13 @@ def test_declared_metadata_may_be_filtered_by() -> None:
             assert [hit.id for hit in index.search_dense(vector(1.0), 9, parse_filter(where))] == [uid(1)]
         types = {key: value.data_type.value for key, value in payload_indexes(server).items()}
         assert types == dict.fromkeys(FIELDS, "keyword") | {
+            "updated_at": "float",
             "metadata.year": "float",
             "metadata.team-a": "keyword",
             "metadata.done": "bool",
         }
         assert connect(server.url).open("main").count() == 2  # without making the indexes again
-        assert server.count("PUT .*/index") == 8
+        assert server.count("PUT .*/index") == 10
 
 
 def test_exact_searches_that_strict_mode_forbids_are_refused_at_opening() -> None:

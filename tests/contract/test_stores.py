@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 
+from nvr_rag.access.reading import kept, restriction
 from nvr_rag.errors import IndexClosed, IndexExists, IndexMissing, InvalidInput, StoreError
-from nvr_rag.filters import matches, parse_filter
+from nvr_rag.filters import And, matches, parse_filter
 from nvr_rag.ids import sha256_json
 from nvr_rag.settings import QdrantSettings
 from nvr_rag.stores.base import OpenIndex, Point, Store, StoreConfig
@@ -28,6 +29,7 @@ from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.stores.server import QdrantServerStore, connect
 from nvr_rag.testing import MemoryStore
+from nvr_rag.types import ANYBODY, OWNER, Reader
 from tests.contract.store_cases import CONFIG, documents, filters, point, terms, uid, vector
 from tests.qdrant_grpc import GrpcStandIn
 from tests.qdrant_stand_in import StandIn
@@ -353,6 +355,37 @@ def test_filters_mean_what_matches_says(index: OpenIndex, cases: list[dict[str, 
         expected = [p.id for p in points if matches(where, p.payload)]
         assert ids(index.search_dense(vector(1.0), 99, where)) == expected, value
         assert ids(index.search_lexical(terms(t1=1.0), 99, where)) == expected, value
+
+
+_NAMES = ["user:ann", "user:Ann", "group:sea", "數據", "a b", "0"]
+_ACLS = st.none() | st.lists(st.sampled_from(_NAMES), max_size=3)
+_READERS = st.builds(
+    Reader, principals=st.frozensets(st.sampled_from([*_NAMES, "other"]), max_size=3), everything=st.booleans()
+)
+
+
+@given(
+    acls=st.lists(_ACLS, min_size=1, max_size=12),
+    readers=st.lists(_READERS, min_size=1, max_size=8),
+    wanted=st.none() | filters(),
+)
+@example(acls=[None, [], ["user:ann"]], readers=[ANYBODY, OWNER, Reader(principals=frozenset({"user:ann"}))], wanted={})
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_restricted_search_finds_what_the_reader_may_read(
+    index: OpenIndex, acls: list[list[str] | None], readers: list[Reader], wanted: dict[str, Any] | None
+) -> None:
+    index.delete(ids(index.scan()))
+    fields = {"uri": "a", "metadata": {"a": 1}}
+    index.upsert([point(n, lexical=terms(t1=1.0), payload=fields | {"acl": kept(acl)}) for n, acl in enumerate(acls)])
+    where = parse_filter(wanted)
+    for reader in readers:
+        limits = restriction(reader)
+        both = [part for part in (where, limits) if part is not None]
+        asked = And(parts=tuple(both)) if both else None
+        allowed = [uid(n) for n, acl in enumerate(acls) if reader.may_read(acl)]
+        expected = allowed if matches(where, fields) else []
+        assert ids(index.search_dense(vector(1.0), 99, asked)) == expected, (reader, acls)
+        assert ids(index.search_lexical(terms(t1=1.0), 99, asked)) == expected, (reader, acls)
 
 
 def test_a_filter_reaches_past_the_best_k(index: OpenIndex) -> None:

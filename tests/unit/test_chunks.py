@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nvr_rag import chunks, collections, placing
@@ -117,8 +118,10 @@ def test_a_version_without_chunks_is_cut(house: House) -> None:
 
 
 def test_a_placed_chunk_tells_where_it_stands_and_what_filters_ask_for(house: House) -> None:
-    house.put(document("a", "xyz", title="T", metadata={"n": [1, 2]}, acl=["anna"]))
+    house.put(document("a", "xyz", title="T", metadata={"n": [1, 2]}, acl=["anna"], source="folder"))
     with house.database.write() as connection:
+        stored = datetime(1970, 1, 2, 0, 0, 0, 250_000, tzinfo=UTC)
+        connection.execute(update(t.DocumentVersion).values(created_at=stored))
         (version,) = chunks.versions_at(connection, [A], 1)
         draft = ChunkDraft(text="yz", start=1, end=3, headings=["One", "Two"], page=4)
         placing.place(connection, 1, Cutting(version=version, drafts=[draft]))
@@ -128,8 +131,10 @@ def test_a_placed_chunk_tells_where_it_stands_and_what_filters_ask_for(house: Ho
     assert chunk.fields() == {
         "document_id": A,
         "uri": "a",
+        "source": "folder",
         "title": "T",
         "media_type": "text/plain",
+        "updated_at": 86_400.25,
         "metadata": {"n": [1, 2]},
     }
 

@@ -239,7 +239,7 @@ def test_known_is_what_was_mirrored_from_under_a_root(house: House) -> None:
 
 def test_the_last_to_put_a_document_says_where_it_comes_from(house: House) -> None:
     house.put(document("file:///srv/a.md", "1"))
-    assert outcomes(house, document("file:///srv/a.md", "1", source="file:///srv")) == [("unchanged", 0)]
+    assert outcomes(house, document("file:///srv/a.md", "1", source="file:///srv")) == [("updated", 2)]
     with house.database.read() as connection:
         assert set(mirrored_under(connection, "file:///srv")) == {"file:///srv/a.md"}
 

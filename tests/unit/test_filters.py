@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvr_rag.errors import InvalidFilter
-from nvr_rag.filters import And, Equals, Exists, In, Not, Or, Range, matches, parse_filter
+from nvr_rag.filters import And, Equals, Exists, In, Not, Or, Range, fields_of, matches, parse_filter
 
 
 @pytest.mark.parametrize("value", [None, {}])
@@ -25,6 +25,9 @@ def test_no_filter_lets_everything_pass(value: Any) -> None:
         ({"uri": "u"}, Equals(field="uri", value="u")),
         ({"metadata.a-b.c_d": True}, Equals(field="metadata.a-b.c_d", value=True)),
         ({"metadata.год": 2020}, Equals(field="metadata.год", value=2020)),
+        ({"uri": {"equals": "u"}}, Equals(field="uri", value="u")),
+        ({"metadata.n": {"equals": 0}}, Equals(field="metadata.n", value=0)),
+        ({"source": "s"}, Equals(field="source", value="s")),
         ({"title": {"in": ["a", "b"]}}, In(field="title", values=("a", "b"))),
         ({"metadata.n": {"gte": 1, "lt": 2.5}}, Range(field="metadata.n", gte=1.0, lt=2.5)),
         ({"metadata.n": {"exists": True}}, Exists(field="metadata.n")),
@@ -39,6 +42,51 @@ def test_no_filter_lets_everything_pass(value: Any) -> None:
 )
 def test_every_form_is_read(value: dict[str, Any], tree: Any) -> None:
     assert parse_filter(value) == tree
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01", 0),
+        ("1970-01-02", 86_400),
+        ("1970-01-01T00:00:01", 1),
+        ("1970-01-01T00:00:01Z", 1),
+        ("1970-01-01t00:00:01z", 1),
+        ("1970-01-01 01:00", 3600),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T00:00:00-0130", 5400),
+        ("1970-01-01T00:00:00.25Z", 0.25),
+        ("1969-12-31", -86_400),
+        ("2024-05-31T12:30:00.123456Z", 1_717_158_600.123456),
+        ("0001-01-01T00:00:00+14:00", -62_135_596_800 - 14 * 3600),
+        ("9999-12-31T23:59:59-14:00", 253_402_300_799 + 14 * 3600),
+    ],
+)
+def test_times_are_read_as_utc_unless_they_say_otherwise(text: str, seconds: float) -> None:
+    assert parse_filter({"updated_at": {"gte": text}}) == Range(field="updated_at", gte=seconds)
+    assert matches(parse_filter({"updated_at": {"gte": text, "lte": text}}), {"updated_at": seconds})
+    assert not matches(parse_filter({"updated_at": {"gt": text}}), {"updated_at": seconds})
+
+
+@pytest.mark.parametrize("form", ["x", ["x"], None, {"equals": "x"}, {"in": ["x"]}, {"exists": False}, {"gt": 0}])
+@pytest.mark.parametrize("field", ["acl", "ACL", "acl.", "acl[]", "metadata.x.acl[]", '"acl"', ".acl", "metadata..acl"])
+def test_no_filter_can_name_the_permissions_of_an_index(field: str, form: Any) -> None:
+    for value in ({field: form}, {"not": {field: form}}, {"or": [{"uri": "u"}, {field: form}]}):
+        with pytest.raises(InvalidFilter, match="unknown field"):
+            parse_filter(value)
+
+
+def test_a_metadata_field_may_be_called_as_they_are() -> None:
+    where = parse_filter({"metadata.acl": "x"})
+    assert fields_of(where) == {"metadata.acl"}
+    assert not matches(where, {"acl": ["x"], "metadata": {}})
+
+
+def test_the_fields_that_a_filter_asks_for_are_told() -> None:
+    value = {"or": [{"uri": "u"}, {"not": {"source": {"exists": True}, "metadata.a": {"in": [1]}}}]}
+    assert fields_of(parse_filter(value)) == {"uri", "source", "metadata.a"}
+    assert fields_of(parse_filter({"updated_at": {"lt": "2024-05-31"}, "title": "t"})) == {"updated_at", "title"}
+    assert fields_of(None) == set()
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -68,9 +116,43 @@ def nested(depth: int) -> dict[str, Any]:
         ({"metadata.n": 10**400}, "finite"),
         ({"uri": "\ud800"}, "not valid Unicode"),
         ({"uri": {"in": ["\udfff"]}}, "not valid Unicode"),
-        ({"uri": {}}, "operators are in, exists, gt"),
-        ({"uri": {"like": "x"}}, "operators are in, exists, gt"),
-        ({"uri": {"in": ["x"], "gt": 1}}, "operators are in, exists, gt"),
+        ({"uri": {}}, "operators are equals, in, exists, gt"),
+        ({"uri": {"like": "x"}}, "operators are equals, in, exists, gt"),
+        ({"uri": {"in": ["x"], "gt": 1}}, "only gt, gte, lt and lte go together"),
+        ({"uri": {"equals": "x", "in": ["x"]}}, "only gt, gte, lt and lte go together"),
+        ({"uri": {"equals": ["x"]}}, "uri: a value is"),
+        ({"uri": {"equals": {"equals": "x"}}}, "uri: a value is"),
+        ({"uri": {"equals": None}}, '"exists": false'),
+        ({"uri": {"regex": "(a+)+$"}}, "operators are equals, in, exists, gt"),
+        ({"title": {"$regex": ".*"}}, "operators are equals, in, exists, gt"),
+        ({"title": {"match": {"text": "x"}}}, "operators are equals, in, exists, gt"),
+        ({"title": {"contains": "x"}}, "operators are equals, in, exists, gt"),
+        ({"title": {"prefix": "x"}}, "operators are equals, in, exists, gt"),
+        ({"regex": {"title": ".*"}}, "unknown field 'regex'"),
+        ({"updated_at": "2024-05-31"}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": {"equals": "2024-05-31"}}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": {"in": ["2024-05-31"]}}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": {"exists": True}}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": {}}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": None}, "updated_at: operators are gt, gte, lt, lte"),
+        ({"updated_at": {"gte": 1717113600}}, "ISO 8601"),
+        ({"updated_at": {"gte": True}}, "ISO 8601"),
+        ({"updated_at": {"gte": None}}, "ISO 8601"),
+        ({"updated_at": {"gte": ""}}, "ISO 8601"),
+        ({"updated_at": {"gte": "yesterday"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "31.5.2024"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "20240531"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-02-30"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05-31T25:00"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05-31T12"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "0000-01-01"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "10000-01-01"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05-31T12:00:00+99:00"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "２０２４-05-31"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05-31\n"}}, "ISO 8601"),
+        ({"updated_at": {"gte": "2024-05-31\ud800"}}, "ISO 8601"),
+        ({"updated_at.x": {"gte": "2024-05-31"}}, "unknown field"),
         ({"uri": {"in": []}}, "at least one value"),
         ({"uri": {"in": "abc"}}, "at least one value"),
         ({"uri": {"in": ["x"] * 1001}}, "at most 1000"),
@@ -106,7 +188,8 @@ def test_the_limits_themselves_are_allowed() -> None:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["and", "or", "not", "uri", "metadata.x", "in", "gt", "exists"]) | st.text(),
+                st.sampled_from(["and", "or", "not", "uri", "updated_at", "metadata.x", "in", "gt", "exists", "equals"])
+                | st.text(),
                 inner,
                 max_size=3,
             )

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import qdrant_edge
 
 from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError, StoreUnavailable
+from nvr_rag.filters import Range
 from nvr_rag.stores import edge, edge_shards
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.edge_shards import translated
@@ -440,3 +442,35 @@ def test_a_disk_that_is_all_but_full_is_not_written_to(store: EdgeStore, monkeyp
 def test_what_a_disk_refuses_is_no_damage(words: str) -> None:
     with pytest.raises(StoreUnavailable, match="main"), translated("main"):
         raise Exception(words)
+
+
+def test_a_shard_of_an_earlier_release_gets_the_indexes_that_it_lacks(
+    store: EdgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(edge_shards, "INDEXED", {"uri": "keyword"})
+        store.drop("main")
+        store.create("main", CONFIG)
+        index = store.open("main")
+        index.upsert([point(1, payload={"uri": "u", "acl": ["ann"], "updated_at": 5.5})])
+        index.flush()
+        index.close()
+        assert indexed(tmp_path) == {"uri"}
+    with monkeypatch.context() as full:
+        full.setattr(edge_shards, "free", lambda _folder: edge_shards.WRITING_BYTES)
+        store.open("main").close()
+        assert indexed(tmp_path) == {"uri"}
+    store.open("main").close()
+    assert indexed(tmp_path) == {"document_id", "uri", "source", "title", "media_type", "updated_at", "acl"}
+    index = store.open("main")
+    assert [hit.id for hit in index.search_dense(vector(1.0), 9, Range(field="updated_at", gt=5.0, lt=6.0))] == [uid(1)]
+    index.close()
+
+
+def indexed(root: Path) -> set[str]:
+    """The fields that the shard of "main" has an index of."""
+    shard = qdrant_edge.EdgeShard.load(str(root / "main" / "shard"))
+    try:
+        return set(shard.info().payload_schema)
+    finally:
+        shard.close()

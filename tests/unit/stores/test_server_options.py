@@ -87,7 +87,8 @@ def tenants(config: StoreConfig) -> list[str]:
 
 def test_every_field_of_the_filter_language_has_an_index_and_permissions_partition() -> None:
     config = made_with()
-    assert set(payload_indexes(config)) == {"document_id", "uri", "title", "media_type", "acl"}
+    fields = {"document_id", "uri", "source", "title", "media_type", "updated_at", "acl"}
+    assert set(payload_indexes(config)) == fields
     assert tenants(config) == ["acl"]
 
 
