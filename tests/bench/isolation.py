@@ -48,15 +48,17 @@ def main() -> None:
 
 
 def _show(found: dict[str, Found]) -> None:
-    rows = [
-        [name, one.probes, one.answers[2], one.answers[4], one.answers[5], len(one.leaks)]
-        for name, one in sorted(found.items())
-    ]
-    sums = [sum(int(row[column]) for row in rows) for column in range(1, 6)]
-    table("Isolation", ["endpoint", "probes", "2xx", "4xx", "5xx", "leaks"], [*rows, ["all", *sums]])
+    figures = {name: _figures(one) for name, one in sorted(found.items())}
+    figures["all"] = [sum(column) for column in zip(*figures.values(), strict=True)]
+    rows = [[name, *row] for name, row in figures.items()]
+    table("Isolation", ["endpoint", "probes", "2xx", "4xx", "5xx", "leaks"], rows)
     for name, one in found.items():
         for leak in one.leaks[:10]:
             print(f"LEAK {name}: {leak}")
+
+
+def _figures(one: Found) -> list[int]:
+    return [one.probes, one.answers[2], one.answers[4], one.answers[5], len(one.leaks)]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def test_every_endpoint_has_a_probe(workspace: Workspace) -> None:
 
 
 def test_nothing_leaks(workspace: Workspace) -> None:
-    world = World(workspace, 7, documents=30, holders=14)
+    world = World(workspace, 7, size=30, holders=14)
     names = endpoints(create_app(workspace).routes)
     with running(workspace) as api, world.busy(api.indexer):
         found = hunt(world, str(api.client.base_url), names, probes=400, seed=7)

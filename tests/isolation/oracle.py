@@ -74,7 +74,8 @@ class Oracle:
         self.documents: dict[str, Known] = {}  # by id
         self._marks: dict[str, list[Version]] = {}
         self._askers: dict[str, str] = {}  # query id -> who was answered
-        self.jobs: dict[int, tuple[str, str]] = {}  # id -> collection, who asked for it
+        self._shown: dict[str, list[str]] = {}  # query id -> the chunks
+        self.jobs: dict[int, tuple[Known, str]] = {}  # uploads: id -> the document, who has sent it
 
     def document(self, key: str, collection: str, uri: str) -> Known:
         """The document with this id; a new one is not there yet."""
@@ -102,9 +103,15 @@ class Oracle:
         """It has not come to be."""
         state.end = min(state.end, now)
 
-    def answered(self, query_id: str, caller: Caller) -> None:
+    def answered(self, query_id: str, caller: Caller, chunk_ids: Sequence[str]) -> None:
+        """A query has an answer."""
         with self._lock:
             self._askers[query_id] = caller.asker
+            self._shown[query_id] = list(chunk_ids)
+
+    def shown(self, query_id: str) -> Sequence[str]:
+        """The chunks that a query was answered with."""
+        return self._shown.get(query_id, ())
 
     def query_of(self, asker: str, *, mine: bool) -> list[str]:
         """Ids of queries that somebody was answered, or others were."""

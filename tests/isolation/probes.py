@@ -14,14 +14,13 @@ from random import Random
 from typing import Any
 
 import httpx
+from sqlalchemy import select
 
 from nvr_rag import ids
 from nvr_rag.access.callers import Caller, Scope
-from nvr_rag.api.documents import PARSER as _PARSER
-from tests.isolation.oracle import Known, Window
+from nvr_rag.db import tables as t
+from tests.isolation.oracle import MARK, Known, State, Window
 from tests.isolation.world import COLLECTIONS, SHARED, Holder, World, impersonated
-
-assert _PARSER  # ready texts of the API are of another parser than the writers': they never say the same
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,6 +65,15 @@ class Prober:
     def collection(self) -> str:
         return self.draw.choice(COLLECTIONS)
 
+    def some(self) -> Known:
+        """One of the documents; every other time one that is for the caller, if there is one."""
+        if self.caller is not None and self.draw.random() < 0.5:
+            now = Window(begin=time.monotonic(), end=time.monotonic())
+            mine = [one for one in list(self.world.oracle.documents.values()) if one.shown(self.caller, now)]
+            if mine:
+                return self.draw.choice(mine)
+        return self.world.some(self.draw)
+
     def hidden(self, asked: Asked, known: Known) -> bool:
         return self.caller is None or not known.shown(self.caller, asked.window)
 
@@ -82,8 +90,6 @@ def _said(asked: Asked) -> tuple[int, str]:
 
 
 def _words(sent: str) -> Sequence[str]:
-    from tests.isolation.oracle import MARK
-
     return MARK.findall(sent)
 
 
@@ -93,7 +99,7 @@ def _as_if_not_there(asked: Asked, absent: Asked, what: str) -> None:
 
 
 def search_body(prober: Prober, collection: str | None = None) -> dict[str, Any]:
-    draw, known = prober.draw, prober.world.some(prober.draw)
+    draw, known = prober.draw, prober.some()
     body: dict[str, Any] = {
         "query": " ".join(draw.choices(SHARED, k=2)),
         "collection": collection or known.collection,
@@ -136,13 +142,14 @@ def search_batch(prober: Prober) -> Asked:
 
 def _searched(prober: Prober, asked: Asked, answer: dict[str, Any]) -> None:
     assert prober.caller is not None
-    prober.world.oracle.answered(answer["query_id"], prober.caller)
+    shown = [hit["chunk_id"] for hit in answer["hits"]]
+    prober.world.oracle.answered(answer["query_id"], prober.caller, shown)
     if not prober.caller.reader.everything and answer["deployment"]["applied_seq"] is not None:
         asked.leaks.append("applied_seq")
 
 
 def chunk(prober: Prober) -> Asked:
-    known = prober.world.some(prober.draw)
+    known = prober.some()
     key = _a_chunk(prober, known)
     query = {"collection": known.collection, "context": prober.draw.randint(0, 3)}
     asked = prober.ask("GET", f"/v1/chunks/{key}", params=query)
@@ -153,10 +160,6 @@ def chunk(prober: Prober) -> Asked:
 
 def _a_chunk(prober: Prober, known: Known) -> str:
     """The id of a chunk of a document, as somebody may have it who has read it once."""
-    from sqlalchemy import select
-
-    from nvr_rag.db import tables as t
-
     with prober.world.workspace.database.read() as connection:
         found = connection.scalars(select(t.Chunk.id).where(t.Chunk.document_id == known.id)).all()
     return prober.draw.choice(found) if found else str(uuid.uuid4())
@@ -176,7 +179,7 @@ def documents(prober: Prober) -> Asked:
 
 
 def document(prober: Prober) -> Asked:
-    known, text = prober.world.some(prober.draw), prober.draw.choice(("true", "false"))
+    known, text = prober.some(), prober.draw.choice(("true", "false"))
     query = {"collection": known.collection, "text": text}
     asked = prober.ask("GET", f"/v1/documents/{known.id}", params=query)
     if prober.hidden(asked, known):
@@ -196,6 +199,7 @@ def put(prober: Prober) -> Asked:
         state = _begins(prober, known, [*prober.world.marks(known.id, text, title, mark)], acl)
         answer = {"collection": known.collection, "documents": [body]}
         asked = prober.ask("POST", "/v1/documents", json=answer, headers=headers)
+        asked.sent += f" {known.id}"  # whoever has a URI can tell the id
         if asked.response.status_code in (200, 202):
             prober.world.oracle.stands(known, state, time.monotonic())
             for one in asked.response.json()["documents"]:
@@ -219,12 +223,12 @@ def _target(prober: Prober) -> tuple[Known, Any]:
     world, draw = prober.world, prober.draw
     acl = draw.choice(("default", world.acl(draw)))
     if draw.random() < 0.6:
-        return world.some(draw), acl
+        return prober.some(), acl
     collection, uri = prober.collection(), f"doc:{world.word(draw)}"
     return world.oracle.document(ids.document_id(collection, uri), collection, uri), acl
 
 
-def _begins(prober: Prober, known: Known, marks: Sequence[str], acl: Any) -> Any:
+def _begins(prober: Prober, known: Known, marks: Sequence[str], acl: Any) -> State:
     default = None if prober.caller is None else prober.caller.default_acl
     return prober.world.oracle.begins(known, marks, default if acl == "default" else acl, time.monotonic())
 
@@ -243,6 +247,7 @@ def upload(prober: Prober) -> Asked:
             data={**fields, "wait": "true", "timeout_seconds": "2"},
             files={"file": ("note.txt", text.encode(), "text/plain")},
         )
+        asked.sent += f" {known.id}"
         if asked.response.status_code in (200, 202):
             _uploaded(prober, asked, known, state)
         else:
@@ -250,10 +255,10 @@ def upload(prober: Prober) -> Asked:
     return asked
 
 
-def _uploaded(prober: Prober, asked: Asked, known: Known, state: Any) -> None:
+def _uploaded(prober: Prober, asked: Asked, known: Known, state: State) -> None:
     assert prober.caller is not None
     answer, oracle = asked.response.json(), prober.world.oracle
-    oracle.jobs[answer["job"]] = (known.collection, prober.caller.asker)
+    oracle.jobs[answer["job"]] = (known, prober.caller.asker)
     deadline = time.monotonic() + 20
     while True:  # what becomes of it is nobody else's business while the document is locked
         job = prober.world.job(answer["job"])
@@ -270,7 +275,7 @@ def _uploaded(prober: Prober, asked: Asked, known: Known, state: Any) -> None:
 
 
 def delete(prober: Prober) -> Asked:
-    known = prober.world.some(prober.draw)
+    known = prober.some()
     query = {"collection": known.collection}
     if prober.draw.random() < 0.8:  # mostly what is not there, or the world would be empty soon
         return prober.ask("DELETE", f"/v1/documents/{uuid.uuid4()}", params=query)
@@ -281,9 +286,10 @@ def delete(prober: Prober) -> Asked:
 
 
 def delete_by_uri(prober: Prober) -> Asked:
-    known = prober.world.some(prober.draw)
+    known = prober.some()
     with known.lock:
         asked = prober.ask("DELETE", "/v1/documents", params={"collection": known.collection, "uri": known.uri})
+        asked.sent += f" {known.id}"
     nobody = {"collection": known.collection, "uri": f"doc:{prober.world.word(prober.draw)}"}
     _deleted(prober, asked, known, prober.ask("DELETE", "/v1/documents", params=nobody))
     return asked
@@ -297,13 +303,15 @@ def _deleted(prober: Prober, asked: Asked, known: Known, absent: Asked) -> None:
 def feedback(prober: Prober) -> Asked:
     oracle, draw = prober.world.oracle, prober.draw
     asker = "" if prober.caller is None else prober.caller.asker
-    mine = draw.random() < 0.5
+    mine = draw.random() < 0.6
     queries = oracle.query_of(asker, mine=mine)
     query_id = draw.choice(queries) if queries else str(uuid.uuid4())
-    known = prober.world.some(draw)
-    outside = draw.random() < 0.4
-    body = {"query_id": query_id, "chunk_id": _a_chunk(prober, known), "kind": "relevant", "outside": outside}
-    if draw.random() < 0.3:
+    known = prober.some()
+    outside = prober.has(Scope.TRAIN) and draw.random() < 0.6
+    shown = oracle.shown(query_id) if draw.random() < 0.5 else ()
+    chunk_id = draw.choice(shown) if shown and not outside else _a_chunk(prober, known)
+    body = {"query_id": query_id, "chunk_id": chunk_id, "kind": "relevant", "outside": outside}
+    if not outside and draw.random() < 0.3:
         body = {"query_id": query_id, "kind": "answer_good"}
     asked = prober.ask("POST", "/v1/feedback", json=body)
     nobody = {**body, "query_id": str(uuid.uuid4())}
@@ -374,7 +382,10 @@ def retrain(prober: Prober) -> Asked:
 
 
 def _a_job(prober: Prober) -> int:
-    jobs = list(prober.world.oracle.jobs)
+    asker = "" if prober.caller is None else prober.caller.asker
+    every = list(prober.world.oracle.jobs.items())
+    mine = [number for number, (_, who) in every if who == asker]
+    jobs = mine if mine and prober.draw.random() < 0.5 else [number for number, _ in every]
     return prober.draw.choice(jobs) if jobs and prober.draw.random() < 0.9 else prober.draw.randint(1, 50)
 
 
@@ -396,8 +407,10 @@ def _job(prober: Prober, asked: Asked, number: int, absent: Asked) -> None:
     about, caller = prober.world.oracle.jobs.get(number), prober.caller
     if about is None or caller is None:
         return
+    if about[1] == caller.asker:
+        asked.sent += f" {about[0].id} {about[0].uri}"  # he has sent it once
     asked_for = about[1] == caller.asker or caller.reader.everything or Scope.ADMIN in caller.scopes
-    if not (caller.knows(about[0]) and asked_for):
+    if not (caller.knows(about[0].collection) and asked_for):
         status, detail = _said(asked)
         if (status, detail.replace(str(number), "*")) != (
             absent.response.status_code,
@@ -420,7 +433,7 @@ def models(prober: Prober) -> Asked:
 
 
 def agents(prober: Prober) -> Asked:
-    draw, known = prober.draw, prober.world.some(prober.draw)
+    draw, known = prober.draw, prober.some()
     calls: list[tuple[str, dict[str, Any]]] = [
         ("search", {"query": " ".join(draw.choices(SHARED, k=2)), "collection": known.collection}),
         ("fetch", {"id": draw.choice((_a_chunk(prober, known), known.id))}),

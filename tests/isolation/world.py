@@ -14,7 +14,7 @@ from random import Random
 from string import ascii_lowercase
 
 from ingest.uploading import Uploads
-from nvr_rag import corpus, ids, jobs
+from nvr_rag import corpus, documents, ids, jobs
 from nvr_rag.access import keys
 from nvr_rag.access.callers import Caller, Scope
 from nvr_rag.access.keys import NewKey
@@ -45,13 +45,13 @@ class Holder:
 class World:
     """Everything that probes are made from."""
 
-    def __init__(self, workspace: Workspace, seed: int, *, documents: int = 60, holders: int = 24) -> None:
+    def __init__(self, workspace: Workspace, seed: int, *, size: int = 60, holders: int = 24) -> None:
         self.workspace, self.oracle, self._seed = workspace, Oracle(), seed
         draw = Random(seed)
         for name in COLLECTIONS:
             workspace.create_collection(name)
         self.holders = [*_holders(workspace, draw, holders)]
-        for _ in range(documents):
+        for _ in range(size):
             self.write(draw)
 
     def word(self, draw: Random) -> str:
@@ -107,8 +107,6 @@ class World:
 
     def _again(self, known: Known, document: NewDocument) -> NewDocument:
         """What is stored already, but for who may read it and one paragraph."""
-        from nvr_rag import documents
-
         with self.workspace.database.read() as connection:
             try:
                 stored = documents.parsed(connection, known.id)
@@ -172,8 +170,8 @@ def _holders(workspace: Workspace, draw: Random, count: int) -> Iterator[Holder]
     yield Holder(secret=None, caller=None)
     yield Holder(secret="nvr_" + "a" * 12 + "_" + "b" * 43, caller=None)
     for number in range(count):
-        scopes = frozenset(draw.sample(list(Scope), draw.randint(2, len(Scope)))) | {Scope.SEARCH}
-        collections = None if draw.random() < 0.4 else frozenset(draw.sample(COLLECTIONS, draw.randint(1, 2)))
+        scopes = frozenset(scope for scope in Scope if scope == Scope.SEARCH or draw.random() < 0.6)
+        collections = None if draw.random() < 0.6 else frozenset(draw.sample(COLLECTIONS, draw.randint(1, 2)))
         reader = Reader(principals=_principals(draw), everything=draw.random() < 0.15)
         dead = draw.random()
         new = NewKey(
