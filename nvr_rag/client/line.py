@@ -32,7 +32,7 @@ class Line:
 
     url: str
     retries: int  # attempts after the first one, at most
-    headers: Mapping[str, str] = field(default_factory=dict)  # that tell on whose behalf it asks
+    headers: Mapping[str, bytes] = field(default_factory=dict)  # that tell on whose behalf it asks
     chance: random.Random = field(default_factory=random.Random, repr=False)
 
     def on_behalf_of(self, principals: Iterable[str]) -> Line:
@@ -121,15 +121,14 @@ def _secret(api_key: str) -> str:
     return api_key
 
 
-def _on_behalf_of(principals: Iterable[str]) -> dict[str, str]:
+def _on_behalf_of(principals: Iterable[str]) -> dict[str, bytes]:
     if isinstance(principals, str):  # letters otherwise
         raise InvalidInput(f"principals is a list of names, not one: [{principals[:80]!r}]", field="principals")
     names = list(principals)
     for name in names:
-        if "," in name or name != name.strip() or not name or not (name.isascii() and name.isprintable()):
+        if "," in name or name != name.strip() or not name.isprintable() or not name:
             raise InvalidInput(
-                "a principal that is sent has ASCII's letters only, no comma and no blank at its ends, "
-                f"not {name[:80]!r}",
+                f"a principal that is sent is printable, without a comma or a blank at its ends, not {name[:80]!r}",
                 field="principals",
             )
-    return {_PRINCIPALS: ", ".join(names)}
+    return {_PRINCIPALS: ", ".join(names).encode("utf-8")}

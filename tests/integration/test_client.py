@@ -194,7 +194,7 @@ def test_keys_and_those_they_speak_for(server: Api) -> None:
     with pytest.raises(Unauthenticated), Client(url) as nobody:
         nobody.search("fox")
     with Client(url, api_key=make_key(server.workspace, Scope.INGEST, principals=["user:bob"])) as client:
-        client.put([TextDocument(uri="doc:note", text="red fox note", acl=["user:bob", "user:carl"])])
+        client.put([TextDocument(uri="doc:note", text="red fox note", acl=["user:bob", "user:bärbel"])])
     with Client(url, api_key=writer) as client:
         private = TextDocument(uri="doc:diary", text="red fox diary")  # for whom the key is
         public = TextDocument(uri="doc:poem", text="red fox poem", acl=EVERYBODY)
@@ -206,7 +206,7 @@ def test_keys_and_those_they_speak_for(server: Api) -> None:
         with pytest.raises(Forbidden, match="scope feedback"):
             client.feedback(Feedback(query_id="q", kind=FeedbackKind.ANSWER_GOOD))
     with Client(url, api_key=bot) as client:
-        ann, bob = client.on_behalf_of("user:ann"), client.on_behalf_of("user:bob", "user:carl")
+        ann, bob = client.on_behalf_of("user:ann"), client.on_behalf_of("user:zoë", "user:bärbel")
         assert [{hit.uri for hit in one.search("fox").hits} for one in (client, ann, bob)] == [
             {"doc:poem"},
             {"doc:poem", "doc:diary"},
