@@ -1,4 +1,5 @@
-"""The README's QA bot as it stands there: run against a server on a socket and a stand-in for a language model."""
+"""The README's programs as they stand there: the QA bot, run against a server on a socket and a stand-in for a language
+model, and what is shown of the clients and of LangChain."""
 
 from __future__ import annotations
 
@@ -31,20 +32,25 @@ from tests.integration.key_support import make_key
 from tests.support import document
 
 README = Path(__file__).parents[2] / "README.md"
-SECTION = "## A QA bot in 40 lines"
+BOT, CLIENTS, LANGCHAIN = "## A QA bot in 40 lines", "## From Python", "## In LangChain"
+ADDRESS = "http://127.0.0.1:8000"  # in the README
 
 BOOK = "file:///srv/animals.pdf"
 PAGES = ("The red fox sleeps by day.\n\n", "The blue whale swims in the sea.")
 
 
+def blocks(title: str) -> list[str]:
+    """The blocks of Python in a section of the README, without their fences."""
+    _, found, section = README.read_text(encoding="utf-8").partition(f"\n{title}\n")
+    assert found, f"README.md has no section {title!r}"
+    return re.findall(r"^```python\n(.*?)^```$", section.partition("\n## ")[0], flags=re.DOTALL | re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def program() -> str:
-    """The block of the README, without its fences."""
-    _, found, section = README.read_text(encoding="utf-8").partition(f"{SECTION}\n")
-    assert found, f"README.md has no section {SECTION!r}"
-    match = re.search(r"^```python\n(.*?)^```$", section.partition("\n## ")[0], flags=re.DOTALL | re.MULTILINE)
-    assert match, "the section has no block of Python"
-    return match[1]
+    """The bot."""
+    (found,) = blocks(BOT)
+    return found
 
 
 class LanguageModel(BaseHTTPRequestHandler):
@@ -123,7 +129,7 @@ def ask(program: str, question: str, **environment: str) -> subprocess.Completed
 def stored(api: Api) -> list[tuple[str, str, str]]:
     """Query, kind and URI of all feedback in the database."""
     f, q, c, d = t.FeedbackRow, t.QueryRow, t.Chunk, t.Document
-    found = select(q.text, f.kind, d.uri).join(q, q.id == f.query_id).join(c, c.id == f.chunk_id)
+    found = select(q.text, f.kind, d.uri).order_by(f.id).join(q, q.id == f.query_id).join(c, c.id == f.chunk_id)
     with api.workspace.database.read() as connection:
         return [tuple(row) for row in connection.execute(found.join(d, d.id == c.document_id))]
 
@@ -156,3 +162,22 @@ def test_where_nothing_is_cited_nothing_is_said(program: str, api: Api) -> None:
         done = ask(program, "where do whales swim?", NVR_URL=str(api.client.base_url), LLM_URL=llm, NVR_API_KEY=key)
     assert (done.returncode, done.stdout, done.stderr) == (0, "The sources do not say it.\n", "")
     assert stored(api) == []
+
+
+def test_what_is_shown_of_the_clients_runs(api: Api) -> None:
+    url = str(api.client.base_url)
+    written, awaited = blocks(CLIENTS)
+    (chained,) = blocks(LANGCHAIN)
+    told = []
+    for block in (written, awaited, chained):
+        assert ADDRESS in block
+        done = ask(block.replace(ADDRESS, url), "")
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        told.append(done.stdout)
+    text = "Everybody has 30 days of leave."
+    assert told == [
+        f"1 doc:leave {text}\n",
+        f"3 3 ['doc:leave', 'doc:tea', '{BOOK}']\n",
+        f"{text} doc:leave None\n64\n",
+    ]
+    assert stored(api) == [("days of leave", "relevant", "doc:leave"), ("days of leave", "cited", "doc:leave")]
