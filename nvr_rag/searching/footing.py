@@ -18,6 +18,7 @@ from nvr_rag.errors import NotFound
 class Footing:
     """Of one index at one moment."""
 
+    collection_id: int
     seq: int  # of the last change that the index has
     head: int  # of the last change of the collection
     restricted: bool  # some document of the collection has an acl
@@ -34,7 +35,7 @@ def footing(connection: Connection, index_id: int) -> Footing:
     if row is None or (row.rebuilt_to is not None and row.applied_seq < row.rebuilt_to):
         indexes.answers_at(connection, index_id)  # says what is wrong with it
         raise NotFound("the index is gone: its collection was deleted")
-    return Footing(seq=row.applied_seq, head=row.next_seq - 1, restricted=bool(row.restricted))
+    return Footing(collection_id=row.id, seq=row.applied_seq, head=row.next_seq - 1, restricted=bool(row.restricted))
 
 
 @cache
@@ -43,7 +44,7 @@ def _footing() -> Any:
     i, c, d = t.SearchIndex, t.Collection, t.Document
     restricted = exists().where(d.collection_id == i.collection_id, d.acl.is_not(None)).label("restricted")
     return (
-        select(i.applied_seq, i.rebuilt_to, c.next_seq, restricted)
+        select(i.applied_seq, i.rebuilt_to, c.id, c.next_seq, restricted)
         .join(c, c.id == i.collection_id)
         .where(i.id == bindparam("id"))
     )

@@ -12,7 +12,7 @@ from nvr_rag.chunks import PlacedChunk, View
 from nvr_rag.filters import Filter, matches
 from nvr_rag.types import GroupBy
 
-SLACK = 8  # candidates hydrated beyond those wanted at first: a few are usually invisible while an index lags
+SLACK = 8  # candidates looked at beyond those wanted: a few are usually invisible while an index lags
 _LOOKUP = 2000  # ids in one hydration
 
 
@@ -24,6 +24,7 @@ class Wanted:
     where: Filter | None
     group_by: GroupBy | None = None
     least: float | None = None  # score of the ranking; None = any
+    slack: int = SLACK  # more than are wanted that are looked at first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,16 +48,16 @@ def visible(
     `known` are all of them that may be shown, where somebody has looked already.
     """
     # When the index moved, a document's versions are told apart by all of its candidates; see _one_version.
-    size = wanted.count + SLACK if view.until == view.since else max(1, len(ranked))
-    rank, shown, documents = 0, list[Shown](), set[str]()
-    for start in range(0, len(ranked), size):
-        part = ranked[start : start + size]
+    size = wanted.count + wanted.slack if view.until == view.since else len(ranked)
+    start, rank, shown, documents = 0, 0, list[Shown](), set[str]()
+    while part := ranked[start : start + size]:
+        start, size = start + size, wanted.count + SLACK
         found = known if known is not None else _hydrate(connection, [key for key, _ in part], view)
         for key, score in part:
             if wanted.least is not None and score < wanted.least:
                 return shown
             chunk = found.get(key)
-            if chunk is None or not matches(wanted.where, chunk.fields()):
+            if chunk is None or not _matches(wanted.where, chunk):
                 continue
             rank += 1
             if wanted.group_by is None or chunk.document_id not in documents:
@@ -70,7 +71,17 @@ def visible(
 def allowed(connection: Connection, ids: Sequence[str], where: Filter | None, view: View) -> dict[str, PlacedChunk]:
     """Those of the chunks that may be shown."""
     found = _hydrate(connection, ids, view)
-    return {key: chunk for key, chunk in found.items() if matches(where, chunk.fields())}
+    return {key: chunk for key, chunk in found.items() if _matches(where, chunk)}
+
+
+def any_unsettled(connection: Connection, collection_id: int, ids: Sequence[str], seq: int) -> bool:
+    """Whether the document of any of these chunks has changed after `seq`."""
+    parts = (ids[start : start + _LOOKUP] for start in range(0, len(ids), _LOOKUP))
+    return any(chunks.unsettled(connection, collection_id, part, seq) for part in parts)
+
+
+def _matches(where: Filter | None, chunk: PlacedChunk) -> bool:
+    return where is None or matches(where, chunk.fields())
 
 
 def _hydrate(connection: Connection, ids: Sequence[str], view: View) -> dict[str, PlacedChunk]:

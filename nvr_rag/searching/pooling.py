@@ -36,11 +36,15 @@ class Task:
     pool: int  # candidates that may be shown among which the answer is chosen
     watch: Watch
 
+    def wanted(self, *, level: bool) -> Wanted:
+        """Of an index that is level with the log nearly all candidates may be shown."""
+        slack = 0 if level and self.query.group_by is None else SLACK
+        return Wanted(count=self.pool, where=self.where, group_by=self.query.group_by, least=self.least, slack=slack)
+
     @property
-    def wanted(self) -> Wanted:
-        # The cross-encoder has scores of its own: then those of the ranking decide nothing.
-        least = None if self.query.rerank else self.query.min_score
-        return Wanted(count=self.pool, where=self.where, group_by=self.query.group_by, least=least)
+    def least(self) -> float | None:
+        """The score of the ranking to reach; the cross-encoder's are others."""
+        return None if self.query.rerank else self.query.min_score
 
     @property
     def reader(self) -> Reader:
@@ -97,19 +101,21 @@ class Pooling:
         self, connection: Connection, sides: Sides, candidates: Candidates, during: tuple[Footing, Footing]
     ) -> tuple[Candidates, list[Shown]]:
         """What may be shown. Ranks and scores that are told must not count what may not be, which the index cannot
-        know of while it lags."""
+        know of while it lags: then both sides are ranked anew."""
         since, until = during
         task, known = self._task, None
         view = View(chunking_id=self._index.info.chunking_id, since=since.seq, until=until.seq, reader=task.reader)
-        behind = since.seq != until.seq or not until.level
-        if behind and (since.restricted or until.restricted) and not task.reader.everything:
-            known = hydration.allowed(connection, sides.ids(), task.where, view)
-            candidates = rank(sides.only(known), self._asked, self._fusion)
-        return candidates, hydration.visible(connection, candidates.ranked, task.wanted, view, known)
+        if (since.restricted or until.restricted) and not task.reader.everything:
+            ids, moved = sides.ids(), since.seq != until.seq
+            if moved or (not until.level and hydration.any_unsettled(connection, until.collection_id, ids, since.seq)):
+                known = hydration.allowed(connection, ids, task.where, view)
+                candidates = rank(sides.only(known), self._asked, self._fusion)
+        wanted = task.wanted(level=until.level)
+        return candidates, hydration.visible(connection, candidates.ranked, wanted, view, known)
 
     def _over(self, candidates: Candidates) -> bool:
         """Nothing that may be shown lies deeper."""
-        least, ranked = self._task.wanted.least, candidates.ranked
+        least, ranked = self._task.least, candidates.ranked
         return candidates.exhausted or (least is not None and bool(ranked) and ranked[-1][1] < least)
 
     def _furnished(self, pool: Pool) -> Pool:
