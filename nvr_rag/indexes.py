@@ -261,9 +261,9 @@ def start_over(database: Database, store: Store, index_id: int, lexical: Lexical
     store.drop(info.name)
     with database.write() as connection:
         head = collections.head_seq(connection, info.collection_id) if info.collection_id is not None else 0
-        values = {"applied_seq": 0, "purged_seq": 0, "rebuilt_to": head, "progress": None}
-        values |= {"lexical": dict(lexical.settings), "store": _painted(info.store)}
-        connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**values))
+        seqs = {"applied_seq": 0, "purged_seq": 0, "rebuilt_to": head, "progress": None}
+        made = {"lexical": dict(lexical.settings), "store": _painted(info.store)}
+        connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**seqs, **made))
 
 
 def paint(connection: Connection, index_id: int, place: Place | None) -> None:

@@ -230,6 +230,10 @@ class Settings(BaseSettings):
     """What new collections are encoded with: bundled:<name>, a model directory, or a hub id."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads for the encoder; default: as many as torch takes."""
+    reranker: str | None = None
+    """A cross-encoder for searches that ask to be reranked: a model directory or a hub id; default: none."""
+    rerank_depth: int = Field(default=50, ge=1, le=1000)
+    """How many candidates a search that asks for it has reranked, when it asks for fewer hits."""
     log_format: Literal["text", "json"] = "text"
     """How a server and a worker write their log: lines for people, or one JSON object a line."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

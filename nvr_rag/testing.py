@@ -1,7 +1,8 @@
 """Doubles for tests of whatever is built on the seams: they pass the same contracts as the real parts.
 
 `MemoryStore` keeps indexes in plain Python and can die like a process or lose power; `HashEncoder` turns texts into
-deterministic vectors without a model; `FaultyStore` wraps any store and fails at a chosen call. None of them is fast.
+deterministic vectors without a model; `WordReranker` counts shared words; `FaultyStore` wraps any store and fails at a
+chosen call. None of them is fast.
 """
 
 from __future__ import annotations
@@ -298,6 +299,24 @@ class HashEncoder:
             total = np.sum([_direction(word, self._spec.dimension, self._seed) for word in (*words, *_SPECIAL)], axis=0)
             vectors[row] = total / np.linalg.norm(total)
         return vectors
+
+
+class WordReranker:
+    """Reranker without a model: the share of the query's words that a text has, less a little for its length. `scored`
+    counts the texts so far."""
+
+    fingerprint = "words-1"
+
+    def __init__(self) -> None:
+        self.scored = 0
+        self._lock = RLock()
+
+    def score(self, query: str, texts: Sequence[str]) -> list[float]:
+        with self._lock:
+            self.scored += len(texts)
+        wanted = set(_WORDS.findall(query.lower()))
+        found = [_WORDS.findall(text.lower()) for text in texts]
+        return [len(wanted.intersection(words)) / max(1, len(wanted)) - len(words) / 1e6 for words in found]
 
 
 @lru_cache(maxsize=100_000)

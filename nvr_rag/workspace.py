@@ -27,6 +27,7 @@ from nvr_rag.fusion import FusionSettings
 from nvr_rag.ids import new_id
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.observing.meter import Meter
+from nvr_rag.reranking import Reranker
 from nvr_rag.retriever import Retriever
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import OpenIndex, Store
@@ -57,11 +58,14 @@ class Workspace:
         except BaseException:
             self.database.close()
             raise
-        self.retriever = Retriever(self.database, self.index)
+        self.retriever = Retriever(
+            self.database, self.index, reranker=self.reranker, rerank_depth=settings.rerank_depth
+        )
         self.meter = Meter()  # told of what happens here
         self.serves = False  # searches are answered from it all the time: what is open stays open
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}
+        self._reranker: Reranker | None = None
         self._loaded: dict[str, Encoder] = {}  # by source: registered and default encoder may be one
         self._indexes: dict[int, LiveIndex] = {}
         self._opening = threading.RLock()
@@ -106,6 +110,16 @@ class Workspace:
                 self._default = self._load(self.settings.encoder)
                 self._encoders.setdefault(self._default.fingerprint, self._default)
             return self._default
+
+    def reranker(self) -> Reranker | None:
+        """The cross-encoder that the settings name, loaded; None where they name none. Raises EncoderError."""
+        if self._reranker is None and self.settings.reranker:
+            with self._opening:
+                if self._reranker is None:
+                    from nvr_rag.encoders.cross_encoder import load_cross_encoder
+
+                    self._reranker = load_cross_encoder(self.settings.reranker, threads=self.settings.threads)
+        return self._reranker
 
     def index(self, index_id: int) -> LiveIndex:
         """An index, opened on first use and kept open, unless the store has lost it. Raises as `indexes.open_index`."""

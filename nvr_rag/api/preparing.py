@@ -34,6 +34,8 @@ class Preparer:
         self.probe = Probe(workspace)
         self._prepared: dict[int, str | None] = {}
         self._tried: dict[int, float] = {}  # when a deployment that could not be loaded was last tried
+        self._reranked, self._reranker_due = False, 0.0
+        self.reranker_problem: str | None = None  # why the cross-encoder that the settings name cannot be loaded
         self._stop = threading.Event()
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
@@ -83,6 +85,7 @@ class Preparer:
                 return
             if self._is_due(deployment) and deployment.collection_id in names:
                 self._load(deployment, names[deployment.collection_id])
+        self._load_reranker()
         self._prepared = {one.id: self._prepared[one.id] for one in wanted if one.id in self._prepared}
         loaded = {key for key, wrong in self._prepared.items() if wrong is None}
         self.probe.look({name: one for name, one in serving.items() if one.id in loaded})
@@ -92,6 +95,18 @@ class Preparer:
             return True
         failed = self._prepared[deployment.id] is not None
         return failed and time.monotonic() - self._tried[deployment.id] > RETRY_SECONDS
+
+    def _load_reranker(self) -> None:
+        if self._reranked or time.monotonic() < self._reranker_due:
+            return
+        try:
+            reranker = self._workspace.reranker()
+            if reranker is not None:
+                reranker.score("warm up", ["warm up"])
+            self._reranked, self.reranker_problem = True, None
+        except NvrError as error:
+            log.warning("the reranker cannot be loaded: %s", error)
+            self.reranker_problem, self._reranker_due = str(error), time.monotonic() + RETRY_SECONDS
 
     def _load(self, deployment: Deployment, collection: str) -> None:
         self._tried[deployment.id] = time.monotonic()

@@ -52,6 +52,8 @@ class Readiness:
             yield "the query log has stopped; restart the server"
         if not self._preparer.alive:
             yield "nothing follows the deployments any more; restart the server"
+        if self._preparer.reranker_problem is not None:
+            yield self._preparer.reranker_problem
         for part in self._more:
             said = part()
             if said is not None:

@@ -63,16 +63,22 @@ class ModelFiles:
     configs: Mapping[str, Mapping[str, Any]]  # path -> content without stamps
 
 
-def inspect_model(directory: Path) -> ModelFiles:
-    """Check a model directory without loading it. Raises EncoderError: the file and the remedy."""
+def inspect_model(directory: Path, *, kind: str = "SentenceTransformer") -> ModelFiles:
+    """Check a model directory without loading it. Raises EncoderError: the file and the remedy.
+
+    `kind` is what sentence-transformers has to call it, where the directory says so: also "CrossEncoder".
+    """
     if not directory.is_dir():
         raise EncoderError(f"{directory} is not a model directory; give the folder that holds config.json")
     modules = _modules(directory)
-    _check_kind(directory)
+    _check_kind(directory, kind)
     root = modules[0][1] if modules else ""
     configs = {_join(root, "config.json"): _model_config(directory / root)}
     configs.update(_transformer_config(directory, root))
     _check_tokenizer(directory / root)
+    if kind == "CrossEncoder" and (directory / "config_sentence_transformers.json").is_file():
+        own = "config_sentence_transformers.json"  # names the activation; what an encoder has in it is in its spec
+        configs[own] = _read_json(directory / own)
     weights = list(_weights(directory, root))
     for name, folder in modules[1:]:
         path = directory / folder / "config.json"
@@ -188,11 +194,12 @@ def _module(path: Path, entry: Any) -> tuple[str, str]:
     return name, folder
 
 
-def _check_kind(directory: Path) -> None:
+def _check_kind(directory: Path, wanted: str) -> None:
     path = directory / "config_sentence_transformers.json"
-    kind = _read_json(path).get("model_type", "SentenceTransformer") if path.is_file() else "SentenceTransformer"
-    if kind != "SentenceTransformer":
-        raise EncoderError(f"{path} says that this is a {kind}; an encoder must be a SentenceTransformer")
+    kind = _read_json(path).get("model_type", "SentenceTransformer") if path.is_file() else wanted
+    if kind != wanted:
+        what = "an encoder" if wanted == "SentenceTransformer" else "a reranker"
+        raise EncoderError(f"{path} says that this is a {kind}; {what} must be a {wanted}")
 
 
 def _model_config(folder: Path) -> Mapping[str, Any]:

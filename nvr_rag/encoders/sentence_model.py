@@ -1,7 +1,8 @@
 """A sentence-transformers model, loaded and questioned: is it whole, what is its spec, how does it tokenize.
 
 A directory that `model_files` has checked comes in. Weights are safetensors, code that comes with a model is never run.
-The only file that knows how the attributes of sentence-transformers and transformers are called.
+Beside `cross_encoder` the only file that knows how the attributes of sentence-transformers and transformers are
+called.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-_UNLIMITED_TOKENS = 512  # the budget of a model that names none
+UNLIMITED_TOKENS = 512  # the budget of a model that names none
 
 
 def load_model(files: ModelFiles, device: str | None, threads: int | None) -> SentenceTransformer:
@@ -34,7 +35,7 @@ def load_model(files: ModelFiles, device: str | None, threads: int | None) -> Se
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        with _quiet():
+        with quiet():
             model = SentenceTransformer(
                 str(files.directory),
                 device="cpu",
@@ -74,7 +75,7 @@ def traits_of(model: SentenceTransformer) -> TokenizerTraits:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar and no report from transformers: what matters in them is checked, and raised, by us."""
     from transformers.utils import logging
 
@@ -97,7 +98,7 @@ def _check_model(model: SentenceTransformer, files: ModelFiles) -> None:
         raise EncoderError(f"the model in {where} does not read plain text; use a text encoder")
     if not getattr(model.tokenizer, "is_fast", False):
         raise EncoderError(f"the tokenizer in {where} has no fast form; save it as tokenizer.json")
-    missing = _random_parameters(transformer.auto_model)
+    missing = made_up(transformer.auto_model, but="pooler")
     if missing:
         raise EncoderError(
             f"the weights in {where} lack {missing[0]} ({len(missing)} missing); download the model again"
@@ -110,21 +111,21 @@ def _check_model(model: SentenceTransformer, files: ModelFiles) -> None:
         )
 
 
-def _random_parameters(network: torch.nn.Module) -> list[str]:
-    """Parameters that the weight files did not hold, so that transformers made them up. Poolers, which no sentence
-    vector reads, may be among those."""
+def made_up(network: torch.nn.Module, *, but: str = "") -> list[str]:
+    """Parameters that the weight files did not hold, so that transformers made them up, `but` those of a part that
+    nothing reads, as sentence vectors do not read poolers."""
     loaded = {name: getattr(value, "_is_hf_initialized", False) for name, value in network.named_parameters()}
-    return [name for name, found in loaded.items() if not found and "pooler" not in name.split(".")]
+    return [name for name, found in loaded.items() if not found and but not in name.split(".")]
 
 
 def _derived_spec(model: SentenceTransformer, files: ModelFiles) -> EncoderSpec:
     """The spec of a model that has none beside its weights, from its sentence-transformers configuration."""
-    max_tokens = model.max_seq_length or _UNLIMITED_TOKENS
-    limit = _positions(model)
+    max_tokens = model.max_seq_length or UNLIMITED_TOKENS
+    limit = positions(model)
     if limit is not None:
         max_tokens = min(max_tokens, limit)
     elif max_tokens > 1_000_000:  # how tokenizers write "no limit"
-        max_tokens = _UNLIMITED_TOKENS
+        max_tokens = UNLIMITED_TOKENS
     return EncoderSpec(
         dimension=model.get_embedding_dimension() or 0,
         max_tokens=max_tokens,
@@ -160,7 +161,7 @@ def _pooling(model: SentenceTransformer) -> str:
     return "+".join(mode if isinstance(mode, str) else "+".join(mode) for mode in modes) or "none"
 
 
-def _positions(model: SentenceTransformer) -> int | None:
+def positions(model: torch.nn.Module) -> int | None:
     """How many tokens fit into the table of positions; None where positions are computed, not looked up."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
@@ -172,7 +173,7 @@ def _positions(model: SentenceTransformer) -> int | None:
 def _check_spec(spec: EncoderSpec, model: SentenceTransformer, files: ModelFiles) -> None:
     """Raise EncoderError when a spec promises what the model beside it does not do."""
     path = files.directory / SPEC_FILE
-    dimension, limit, pooling = model.get_embedding_dimension() or 0, _positions(model), _pooling(model)
+    dimension, limit, pooling = model.get_embedding_dimension() or 0, positions(model), _pooling(model)
     if spec.dimension > dimension or spec.dimension < 1:
         raise EncoderError(
             f"{path} says dimension {spec.dimension}, the model makes {dimension}; export the model again"

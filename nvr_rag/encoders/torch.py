@@ -7,7 +7,6 @@ is loaded. Knows no index, no chunk and no database.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from nvr_rag.encoders.base import Encoder, Vectors
 from nvr_rag.encoders.bundled import BUNDLED, bundled_directory, check_bundled
-from nvr_rag.encoders.model_files import PATTERNS, ModelFiles, copy_model, fingerprint, inspect_model, weight_hashes
+from nvr_rag.encoders.fetching import model_directory
+from nvr_rag.encoders.model_files import ModelFiles, copy_model, fingerprint, inspect_model, weight_hashes
 from nvr_rag.encoders.passes import Passes
 from nvr_rag.encoders.precision import PROBES, fastest
 from nvr_rag.encoders.sentence_model import load_model, spec_of, traits_of
@@ -27,8 +27,6 @@ from nvr_rag.errors import EncoderError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def load_encoder(source: str = BUNDLED, *, device: str | None = None, threads: int | None = None) -> TorchEncoder:
@@ -118,24 +116,10 @@ def _passes(model: SentenceTransformer, tokens: Tokens, spec: EncoderSpec) -> Pa
 
 
 def _resolve(source: str) -> Path:
-    """The directory that holds a model; one of the hub is fetched, restricted to the files that we read."""
+    """The directory that holds a model."""
     if source == BUNDLED:
         return bundled_directory()
-    if source and Path(source).is_dir():
-        return Path(source).resolve()
-    if not _HUB_ID.fullmatch(source):
-        raise EncoderError(
-            f'no model directory at {source!r}; give a directory, a hub id as "owner/name", or {BUNDLED}'
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(PATTERNS), ignore_patterns=["onnx/*", "openvino/*"]))
-    except Exception as error:
-        raise EncoderError(
-            f"{source!r} is no directory here and could not be fetched from the Hugging Face hub ({error}); check the "
-            f"name and the connection, or use {BUNDLED}"
-        ) from error
+    return model_directory(source, otherwise=BUNDLED)
 
 
 def _check_prompts(tokens: Tokens, spec: EncoderSpec, files: ModelFiles) -> None:
