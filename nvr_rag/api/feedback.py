@@ -27,6 +27,7 @@ def send_feedback(body: FeedbackRequest, parts: PartsOf, caller: FeedbackCaller)
     judged = [_word(item) for item in items if item.outside]
     with parts.workspace.database.write() as connection:
         new = record_feedback(connection, shown, asker=caller.asker) + record_outside(connection, judged, caller)
+    parts.workspace.meter.judged(item.kind for item in items)
     return FeedbackAnswer(accepted=len(items), new=new)
 
 

@@ -157,7 +157,7 @@ class _Server(uvicorn.Server):
 
     def _protocol(self) -> asyncio.Protocol:
         """As uvicorn makes them for its connections."""
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return made

@@ -79,7 +79,8 @@ class _Json(_Text):
             line["exception"] = self.blotted(self.formatException(record.exc_info))
         if record.stack_info:
             line["stack"] = self.blotted(self.formatStack(record.stack_info))
-        return json.dumps(line, default=str)  # ASCII, so that no character can break the line
+        # ASCII, so that no character can break the line. Blotted once more for what else stands in it, such as a path.
+        return self.blotted(json.dumps(line, default=str))
 
 
 def _secrets(settings: BaseModel) -> Iterator[str]:

@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily
@@ -29,6 +30,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STAGE_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
+Kind = TypeVar("Kind", Counter, Histogram)
+
 
 def share(folder: Path, name: str) -> None:
     """From now on this process counts in files of a folder, under a name that no other running process has: one that
@@ -42,26 +45,30 @@ def died(folder: Path, name: str) -> None:
     mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call]
 
 
+class _Series(Generic[Kind]):
+    """The series of one metric by their labels: the library's own look-up takes longer than counting."""
+
+    def __init__(self, metric: Kind) -> None:
+        self._metric: Kind = metric
+        self._known: dict[tuple[str, ...], Kind] = {}
+
+    def of(self, *labels: str) -> Kind:
+        found = self._known.get(labels)
+        if found is None:
+            found = self._known[labels] = self._metric.labels(*labels)
+        return found
+
+
 class Metrics(Meter):
     """The figures of one process, or of all that share a folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._registry = registry = CollectorRegistry()
-        self._requests = Histogram(
-            "nvr_rag_http_request_seconds",
-            "Time to answer a request.",
-            ("route", "method", "status"),
-            buckets=_REQUEST_SECONDS,
-            registry=registry,
-        )
-        self._stages = Histogram(
-            "nvr_rag_search_stage_seconds",
-            "Time that a search spent in a stage.",
-            ("stage", "mode"),
-            buckets=_STAGE_SECONDS,
-            registry=registry,
-        )
+        self._registry = CollectorRegistry()
+        by_route = ("route", "method", "status")
+        self._requests = self._seconds("http_request", "Time to answer a request.", _REQUEST_SECONDS, by_route)
+        by_stage = ("stage", "mode")
+        self._stages = self._seconds("search_stage", "Time that searches took, by stage.", _STAGE_SECONDS, by_stage)
         self._problems = self._counter("problems", "Requests answered with a problem, by its kind.", "kind")
         self._queries = self._counter("queries", "Searches that were answered.", "collection", "mode")
         self._feedback = self._counter("feedback", "Feedback that was stored.", "kind")
@@ -79,14 +86,14 @@ class Metrics(Meter):
         )
         self._seen: set[tuple[str, str]] = set()  # collections and indexes that have a fingerprint's gauge
         if folder is None:  # of several processes only one would tell
-            ProcessCollector(registry=registry)
+            ProcessCollector(registry=self._registry)
 
     def answered(self, request: Request) -> None:
         method = request.method if request.method in _METHODS else "other"
         status = f"{request.status // 100}xx" if request.status else "gone"
-        self._requests.labels(request.route or "none", method, status).observe(request.seconds)
+        self._requests.of(request.route or "none", method, status).observe(request.seconds)
         if request.problem is not None:
-            self._problems.labels(request.problem).inc()
+            self._problems.of(request.problem).inc()
 
     def occupied(self, in_flight: int) -> None:
         self._in_flight.set(in_flight)
@@ -96,22 +103,22 @@ class Metrics(Meter):
 
     def searched(self, collection: str, result: SearchResult) -> None:
         mode = str(result.mode)
-        self._queries.labels(collection, mode).inc()
+        self._queries.of(collection, mode).inc()
         for stage, seconds in result.seconds.items():
-            self._stages.labels(stage, mode).observe(seconds)
+            self._stages.of(stage, mode).observe(seconds)
 
     def judged(self, kinds: Iterable[str]) -> None:
         for kind in kinds:
-            self._feedback.labels(kind).inc()
+            self._feedback.of(kind).inc()
 
     def looked_up(self, cache: str, *, hit: bool) -> None:
-        self._caches.labels(cache, "hit" if hit else "miss").inc()
+        self._caches.of(cache, "hit" if hit else "miss").inc()
 
     def indexed(self, seconds: Mapping[str, float], chunks: Mapping[str, int]) -> None:
         for stage, spent in seconds.items():
-            self._spent.labels(stage).inc(max(0.0, spent))
+            self._spent.of(stage).inc(max(0.0, spent))
         for done, count in chunks.items():
-            self._chunks.labels(done).inc(count)
+            self._chunks.of(done).inc(count)
 
     def matched(self, collection: str, index: str, *, matches: bool) -> None:
         if self._folder is None:  # the library cannot take a series out of a file
@@ -131,8 +138,12 @@ class Metrics(Meter):
         asked.register(_Asked(stored))
         return generate_latest(registry) + generate_latest(asked)
 
-    def _counter(self, name: str, words: str, *labels: str) -> Counter:
-        return Counter(f"nvr_rag_{name}", words, labels, registry=self._registry)
+    def _counter(self, name: str, words: str, *labels: str) -> _Series[Counter]:
+        return _Series(Counter(f"nvr_rag_{name}", words, labels, registry=self._registry))
+
+    def _seconds(self, name: str, words: str, buckets: Sequence[float], labels: Sequence[str]) -> _Series[Histogram]:
+        name = f"nvr_rag_{name}_seconds"
+        return _Series(Histogram(name, words, labels, buckets=buckets, registry=self._registry))
 
     def _gauge(self, name: str, words: str, among: str, *labels: str) -> Gauge:
         """`among` says what several processes' values are together."""
