@@ -23,10 +23,11 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from nvr_rag import corpus
+from nvr_rag.access.callers import Scope
 from nvr_rag.client import EVERYBODY, Client, TextDocument
 from nvr_rag.db import tables as t
 from nvr_rag.embedded import open_folder
-from nvr_rag.errors import ConfigurationError, InvalidInput, NotFound, StoreBusy, StoreUnavailable
+from nvr_rag.errors import ConfigurationError, InvalidInput, NotFound, StoreBusy, StoreUnavailable, Unauthenticated
 from nvr_rag.langchain import NvrEmbeddings, NvrRetriever
 from nvr_rag.running import processes
 from nvr_rag.settings import Settings
@@ -35,6 +36,7 @@ from nvr_rag.types import Mmr
 from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
+from tests.integration.key_support import make_key
 from tests.support import document, paragraphs
 
 TEXTS = {
@@ -309,6 +311,30 @@ def test_a_folder_shows_restricted_documents_to_those_who_are_named(folder: Path
     assert uris == set(TEXTS)
     spies = {found.metadata["uri"] for found in retriever.invoke("fox spy", principals=["group:spies"])}
     assert spies == {*TEXTS, "doc:secret"}
+
+
+async def test_a_server_shows_what_the_named_may_read(workspace: Workspace) -> None:
+    """One retriever of a bot that knows who its users are, and tells the server with each question."""
+    workspace.create_collection("default")
+    writer = make_key(workspace, Scope.INGEST, principals=["user:ann"])
+    key = make_key(workspace, Scope.SEARCH, Scope.FEEDBACK, Scope.IMPERSONATE)
+    with running(workspace) as api:
+        url = str(api.client.base_url)
+        with Client(url, api_key=writer) as client:
+            diary = TextDocument(uri="doc:diary", text="red fox diary")
+            assert client.put(
+                [diary, TextDocument(uri="doc:poem", text="red fox poem", acl=EVERYBODY)], wait=True
+            ).indexed
+        bot = NvrRetriever(url=url, api_key=key, principals=["user:bob"])
+        assert [found.metadata["uri"] for found in bot.invoke("fox")] == ["doc:poem"]
+        shown = await bot.ainvoke("fox", principals=["user:ann"])
+        assert {found.metadata["uri"] for found in shown} == {"doc:poem", "doc:diary"}
+        with pytest.raises(NotFound, match="no query"):
+            bot.feedback(shown[0], "cited")
+        bot.feedback(shown[0], "cited", principals=["user:ann"])
+        await bot.afeedback(shown[1], "click", principals=["user:ann"])
+        with pytest.raises(Unauthenticated):
+            NvrEmbeddings(url=url, api_key="nvr_unknown").embed_query("fox")
 
 
 def test_a_folder_that_is_served_names_the_address(furnished: Path, tmp_path: Path) -> None:
