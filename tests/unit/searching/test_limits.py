@@ -8,7 +8,7 @@ import pytest
 
 from nvr_rag.errors import InvalidFilter, InvalidInput
 from nvr_rag.searching.limits import check_query, numbered
-from nvr_rag.types import Mmr, Query
+from nvr_rag.types import Mmr, Mode, Query
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ from nvr_rag.types import Mmr, Query
         ({"k": 2.5}, "k"),
         ({"k": "10"}, "k"),
         ({"k": True}, "k"),
+        ({"text": 5}, "query"),
+        ({"mode": "fuzzy"}, "mode"),
+        ({"mode": ["dense"]}, "mode"),
+        ({"group_by": "source"}, "group_by"),
+        ({"mmr": {"diversity": 0.5}}, "mmr"),
         ({"context": -1}, "context"),
         ({"context": 11}, "context"),
         ({"context": None}, "context"),
@@ -34,14 +39,15 @@ from nvr_rag.types import Mmr, Query
 )
 def test_what_is_outside_the_limits_is_named(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_query(Query(text="x", **options))
+        check_query(Query(**{"text": "x", **options}))
     assert caught.value.field == field
-    assert field in str(caught.value)
+    assert field.split(".")[0] in str(caught.value)
 
 
 def test_what_is_inside_is_not() -> None:
     for mmr in (None, Mmr(diversity=0), Mmr(diversity=1, candidates=1000)):
-        check_query(Query(text="x", k=1000, context=10, min_score=-5, mmr=mmr))
+        check_query(Query(text="x", k=1000, context=10, min_score=-5, mmr=mmr, mode=Mode.DENSE))
+    check_query(Query(text="x", mode="hybrid", group_by="document"))  # type: ignore[arg-type]  # as programs say it
 
 
 def test_one_of_several_searches_is_named() -> None:
