@@ -60,6 +60,9 @@ class Keyring:
                 self._open_until = until
                 return LOCAL
             found = keys.find(connection, key)
+            none = found is None and not keys.exist(connection)
+        if none:
+            raise Unauthenticated("there are no keys here: send none, or make one (nvr-rag keys create)")
         if found is None:
             raise Unauthenticated("this key is not known here; nvr-rag keys list shows those that are")
         if not found.usable:

@@ -49,6 +49,7 @@ from nvr_rag.errors import (
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
 MENDED_AFTER_SECONDS = 30  # where somebody has to do something first, and can while we run
+OPENAI_PATHS = frozenset({"/v1/embeddings", "/v1/models"})  # whose clients show people the field `message` alone
 _BLANK = "about:blank"
 _MOST_ERRORS = 5  # named in one answer
 _SHOWN = 200  # characters of a name that came from outside
@@ -92,11 +93,19 @@ class Problem(Response):
     """An answer that says of which kind it is to whatever the request has passed through."""
 
     media_type = MEDIA_TYPE
-    kind = ""
+
+    def __init__(self, told: Mapping[str, Any], *, kind: str, headers: Mapping[str, str]) -> None:
+        self._told, self._kind, self._given = told, kind, headers
+        text = json.dumps(told, ensure_ascii=False)
+        super().__init__(text, status_code=told["status"], headers=dict(headers))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["problem"] = self.kind
-        await super().__call__(scope, receive, send)
+        scope.setdefault("state", {})["problem"] = self._kind
+        if scope["path"] in OPENAI_PATHS and "message" not in self._told:
+            told = {**self._told, "message": self._told["detail"]}
+            await Problem(told, kind=self._kind, headers=self._given)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def problem(
@@ -118,10 +127,7 @@ def problem(
     if reasons is not None:
         body["reasons"] = [_printable(reason) for reason in reasons]
     body["request_id"] = request_id
-    text = json.dumps(body, ensure_ascii=False)
-    answer = Problem(text, status_code=status, headers=dict(headers or {}))
-    answer.kind = slug or str(status)
-    return answer
+    return Problem(body, kind=slug or str(status), headers=headers or {})
 
 
 def install(app: FastAPI) -> None:

@@ -307,4 +307,7 @@ class Problem(Answer):
     detail: str = Field(description="What is wrong and what to do, for a person.")
     field: str | None = Field(default=None, description="The field of the request that is wrong.")
     reasons: list[str] | None = Field(default=None, description="Everything that is wrong, where that is a list.")
+    message: str | None = Field(
+        default=None, description="detail once more, where clients of OpenAI's API look for it."
+    )
     request_id: str = Field(description="Also in the header X-Request-ID and in the server's log.")

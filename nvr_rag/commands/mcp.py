@@ -37,19 +37,23 @@ def mcp(
     """Offer search, fetch and feedback to an agent (MCP on stdin and stdout)."""
     from nvr_rag.mcp import protocol
 
-    if url and (principal or everything):
-        raise InvalidInput("--principal and --everything are for a data folder; the key says what a server shows")
+    if url and everything:
+        raise InvalidInput("--everything is for a data folder: what a server shows is said by the key")
     run_stdio = protocol().run_stdio
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")  # on stderr
     with ExitStack() as opened:
-        run_stdio(_remote(url, api_key, opened) if url else _embedded(_caller(principal, everything), api_key, opened))
+        if url:
+            desk = _remote(url, api_key, principal or None, opened)
+        else:
+            desk = _embedded(_caller(principal or [], everything), api_key, opened)
+        run_stdio(desk)
 
 
-def _remote(url: str, api_key: str | None, opened: ExitStack) -> Desk:
+def _remote(url: str, api_key: str | None, principals: list[str] | None, opened: ExitStack) -> Desk:
     from nvr_rag.client import Client
     from nvr_rag.mcp.remote import RemoteDesk
 
-    return RemoteDesk(opened.enter_context(Client(url, api_key=api_key)))
+    return RemoteDesk(opened.enter_context(Client(url, api_key=api_key, principals=principals)))
 
 
 def _embedded(caller: Caller, api_key: str | None, opened: ExitStack) -> Desk:
@@ -59,12 +63,12 @@ def _embedded(caller: Caller, api_key: str | None, opened: ExitStack) -> Desk:
     return opened.enter_context(EmbeddedDesk(workspace, caller, api_key=api_key))
 
 
-def _caller(principals: list[str] | None, everything: bool) -> Caller:
+def _caller(principals: list[str], everything: bool) -> Caller:
     """Who asks where no server runs. Raises InvalidInput."""
     from nvr_rag.access.callers import Caller, Scope
     from nvr_rag.access.keys import check_principals
     from nvr_rag.types import Reader
 
-    check_principals(principals or [])
-    reader = Reader(principals=frozenset(principals or ()), everything=everything)
+    check_principals(principals)
+    reader = Reader(principals=frozenset(principals), everything=everything)
     return Caller(scopes=frozenset({Scope.SEARCH, Scope.FEEDBACK}), reader=reader)

@@ -63,7 +63,8 @@ class EmbeddedDesk:
             for server in processes.alive(self._workspace.database, processes.SERVER):
                 if server.url:
                     try:
-                        with Client(server.url, api_key=self._api_key) as client:
+                        # Where it is gone, the index is asked, and at once.
+                        with Client(server.url, api_key=self._api_key, retries=0) as client:
                             return question(RemoteDesk(client))
                     except ServerGone:
                         continue  # its row has outlived it

@@ -109,11 +109,21 @@ def test_the_official_package_raises_its_own_errors(locked: tuple[Api, str]) -> 
     unknown = error_of(one, model="collection:two")
     assert isinstance(unknown, openai.NotFoundError)
     assert unknown.body["detail"].startswith("no model 'collection:two'; there are: default, collection:one (")
+    assert str(unknown) == f"Error code: 404 - {unknown.body['detail']}"
     invalid = error_of(secret, dimensions=3)
     assert isinstance(invalid, openai.UnprocessableEntityError)
     assert invalid.body["field"] == "dimensions"
     with openai.OpenAI(base_url=f"{api.client.base_url}/v1", api_key=one) as client:
         assert [model.id for model in client.models.list()] == ["collection:one"]
+
+
+def test_where_there_are_no_keys_that_is_said(shared_api: Api) -> None:
+    url = f"{shared_api.client.base_url}/v1"
+    with (
+        openai.OpenAI(base_url=url, api_key="anything") as client,
+        pytest.raises(openai.AuthenticationError, match="there are no keys here: send none, or make one"),
+    ):
+        client.embeddings.create(input="fox", model="default")
 
 
 def test_a_key_that_asks_too_often_meets_the_packages_error(locked: tuple[Api, str]) -> None:

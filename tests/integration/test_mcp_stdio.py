@@ -143,6 +143,25 @@ async def test_a_server_elsewhere_is_asked(home: Path) -> None:
             )
 
 
+async def test_a_key_that_may_impersonate_asks_for_others(home: Path) -> None:
+    with (
+        Workspace(Settings(home=home), store=MemoryStore(), encoder=HashEncoder()) as workspace,
+        running(workspace) as api,
+    ):
+        with workspace.database.write() as connection:
+            corpus.put(connection, "default", [SECRET])
+        api.put({"uri": "b", "text": "level with the log"})
+        bot = make_key(workspace, Scope.SEARCH, Scope.IMPERSONATE)
+        plain = make_key(workspace, Scope.SEARCH, principals=["user:ann"])
+        asked = ["--url", str(api.client.base_url), "--principal"]
+        async with over_stdio(*asked, "user:ann", NVR_API_KEY=bot) as client:
+            assert "the merger is on monday" in await texts_of(client, "merger monday")
+        async with over_stdio(*asked, "user:bob", NVR_API_KEY=bot) as client:
+            assert await texts_of(client, "merger monday") == ["level with the log"]
+        async with over_stdio(*asked, "user:ann", NVR_API_KEY=plain) as client:
+            assert "has not the scope impersonate" in await error_of(client, "search", query="merger")
+
+
 async def test_a_server_that_is_not_there_is_said_to_be_away() -> None:
     async with over_stdio("--url", "http://127.0.0.1:9") as client:
         assert "no server answers at http://127.0.0.1:9" in await error_of(client, "search", query="fox")
@@ -182,8 +201,8 @@ def test_nothing_but_the_protocol_is_on_stdout(filled: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--url", "http://127.0.0.1:9", "--everything"], "the key says what a server shows"),
-        (["--url", "http://127.0.0.1:9", "--principal", "a"], "the key says what a server shows"),
+        (["--url", "http://127.0.0.1:9", "--everything"], "what a server shows is said by the key"),
+        (["--url", "http://127.0.0.1:9", "--principal", "a\nb"], "printable"),
         (["--url", "not a url"], "url"),
         (["--principal", "a\nb"], "printable"),
         (["--principal", ""], "printable"),
