@@ -35,7 +35,7 @@ from nvr_rag.api import (
     uploads,
 )
 from nvr_rag.api.dependencies import Parts
-from nvr_rag.api.doorman import Doorman
+from nvr_rag.api.doorman import KEY_HEADER, OPEN_PATHS, Doorman
 from nvr_rag.api.events import Streams
 from nvr_rag.api.gate import Gate, Limit
 from nvr_rag.api.preparing import Preparer
@@ -85,7 +85,7 @@ def create_app(
     )
     app.state.stopping, app.state.metrics = stopping, counts
     problems.install(app)
-    openapi.describe(app)
+    openapi.describe(app, open_paths=OPEN_PATHS, key_header=KEY_HEADER)
     for part in (search, feedback, embeddings, documents, uploads, ingest, collections, retrain, jobs, health, metrics):
         app.include_router(part.router)
     app.state.agents = agents.mount(app, max_body_bytes=workspace.settings.api.max_body_bytes)

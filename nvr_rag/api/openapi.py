@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -35,6 +36,8 @@ _REASONS = {
     503: "The database or the vector store does not answer; with Retry-After when trying again can help.",
 }
 _WITH_BODY = (400, 408, 413, 415)
+_AT_THE_DOOR = (401, 403, 422, 429, 503)
+_WITHOUT_KEYS = "A server that has no keys listens on its own machine only, and asks for none."
 
 
 def problem_responses(*statuses: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -48,20 +51,36 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def describe(app: FastAPI) -> None:
-    """Let an app's OpenAPI name the media type of problems, which FastAPI cannot be told."""
+def describe(app: FastAPI, *, open_paths: Collection[str] = (), key_header: str = "X-API-Key") -> None:
+    """Let an app's OpenAPI say what FastAPI cannot be told: the media type of problems, and that every path but those
+    that are open takes a key."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
         known = app.openapi_schema is not None
         schema = made()
         if not known:
-            for path in schema["paths"].values():
-                for operation in path.values():
+            schemes = {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A key. " + _WITHOUT_KEYS},
+                "header": {"type": "apiKey", "in": "header", "name": key_header, "description": _WITHOUT_KEYS},
+            }
+            schema["components"]["securitySchemes"] = schemes
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    if path not in open_paths:
+                        operation["security"] = [{name: []} for name in schemes]
+                        operation["responses"] = _with_key(operation["responses"])
                     _name_problems(operation["responses"])
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _with_key(responses: dict[str, Any]) -> dict[str, Any]:
+    """The answers of a route, and those that the doorman gives in its place."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    before = {str(status): {"description": _REASONS[status], "content": dict(content)} for status in _AT_THE_DOOR}
+    return dict(sorted({**before, **responses}.items()))
 
 
 def _name_problems(responses: dict[str, Any]) -> None:
