@@ -136,7 +136,8 @@ def accept(
     payload: dict[str, Any] = {"collection": collection, "source": f"upload:{new_id()}", "folder": folder}
     payload["files"] = listed
     if by is not None:  # the document may be somebody else's by the time that it is stored
-        check_writable(connection, ids, by.reader)
+        check_free(connection, ids, by.reader)
+        check_waiting(connection, ids, by.reader)
         payload["reader"] = {"principals": sorted(by.reader.principals), "everything": by.reader.everything}
     job_id = jobs.add(connection, KIND, payload, by=by)
     withdraw(connection, ids)
@@ -166,9 +167,8 @@ def reader_of(payload: Mapping[str, Any]) -> Reader:
     return Reader(principals=frozenset(said.get("principals") or ()), everything=said.get("everything") is True)
 
 
-def check_writable(connection: Connection, document_ids: Sequence[str], reader: Reader) -> None:
-    """Raise Conflict where one of these documents is there, or waits to be, and the reader may not read it."""
-    check_free(connection, document_ids, reader)
+def check_waiting(connection: Connection, document_ids: Sequence[str], reader: Reader) -> None:
+    """Raise Conflict where one of these documents waits to be parsed, and the reader may not read it."""
     u = t.Upload
     for row in connection.execute(select(u.uri, u.acl).where(u.document_id.in_(document_ids))):
         if not reader.may_read(row.acl):

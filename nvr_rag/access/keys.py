@@ -42,7 +42,8 @@ class NewKey:
     collections: frozenset[str] | None = None  # None = all, also those that are made later
     reader: Reader = ANYBODY
     per_minute: int | None = None  # requests; None = what the settings say
-    lifetime: timedelta | None = None  # None = until it is revoked
+    lifetime: timedelta | None = None  # None = until `expires_at`
+    expires_at: datetime | None = None  # None = until it is revoked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def create(connection: Connection, new: NewKey) -> tuple[ApiKey, str]:
         "everything": new.reader.everything,
         "per_minute": new.per_minute,
         "created_at": now,
-        "expires_at": None if new.lifetime is None else now + new.lifetime,
+        "expires_at": new.expires_at if new.lifetime is None else now + new.lifetime,
     }
     connection.execute(insert(t.ApiKeyRow).values(**values))
     return get(connection, id_), key

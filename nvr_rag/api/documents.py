@@ -152,7 +152,7 @@ def _put(database: Database, body: PutDocuments, caller: Caller, key: str | None
             return [PutResult(**one) for one in known["documents"]], int(known["seq"])
         puts = corpus.put(connection, body.collection, documents, reader=caller.reader)
         keys = [put.document_id for put in puts]
-        uploads.check_writable(connection, keys, caller.reader)
+        uploads.check_waiting(connection, keys, caller.reader)
         uploads.withdraw(connection, keys)  # what was accepted before counts no more
         results = [
             PutResult(

@@ -62,7 +62,7 @@ def create(
             collections=frozenset(collection) if collection else None,
             reader=Reader(principals=frozenset(principal or ()), everything=everything),
             per_minute=per_minute,
-            lifetime=_lifetime(expires, clock.now(connection)),
+            expires_at=_end(expires, clock.now(connection)),
         )
         made, secret = keys.create(connection, new)
         unknown = _unknown(connection, collection or ())
@@ -120,15 +120,15 @@ def _tell(key: ApiKey, secret: str, words: str, *, as_json: bool) -> None:
     output.say(secret)
 
 
-def _lifetime(expires: str | None, now: datetime) -> timedelta | None:
-    """How long a key lives. Raises InvalidInput."""
+def _end(expires: str | None, now: datetime) -> datetime | None:
+    """When a key expires. Raises InvalidInput."""
     if expires is None:
         return None
     span = _SPAN.fullmatch(expires.strip())
-    lifetime = int(span[1]) * _UNITS[span[2]] if span else _until(expires.strip()) - now
-    if not timedelta() < lifetime <= _LONGEST:
+    end = now + min(int(span[1]) * _UNITS[span[2]], 2 * _LONGEST) if span else _until(expires.strip())
+    if not timedelta() < end - now <= _LONGEST:
         raise InvalidInput(f"a key expires later than now and within 100 years, not {expires[:80]!r}", field="expires")
-    return lifetime
+    return end
 
 
 def _until(day: str) -> datetime:

@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 from nvr_rag.api.app import create_app
-from nvr_rag.settings import Settings
+from nvr_rag.settings import IngestSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
 from tests.bench.common import table
 from tests.integration.api_support import running
 from tests.isolation.hunt import Found, endpoints, hunt
-from tests.isolation.world import World
+from tests.isolation.world import Idle, World
 
 
 def main() -> None:
@@ -33,12 +33,14 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
-        settings = Settings(home=Path(home) / "home")
+        roots = Path(home) / "folders"
+        roots.mkdir()
+        settings = Settings(home=Path(home) / "home", ingest=IngestSettings(roots=[roots]))
         store = {"store": MemoryStore()} if arguments.memory else {}
         with Workspace(settings, encoder=HashEncoder(), **store) as workspace:
             world = World(workspace, arguments.seed)
             names = endpoints(create_app(workspace).routes)
-            with running(workspace) as api, world.busy(api.indexer):
+            with running(workspace, [Idle()]) as api, world.busy(api.indexer):
                 found = hunt(world, str(api.client.base_url), names, probes=arguments.probes, seed=arguments.seed)
             documents = len(world.oracle.documents)
     _show(found)

@@ -66,6 +66,15 @@ class Version:
     begin: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A job that somebody has asked for."""
+
+    collection: str
+    asker: str
+    sent: str = ""  # what he has named himself
+
+
 class Oracle:
     """Remembers everything. Safe to share between threads."""
 
@@ -75,7 +84,7 @@ class Oracle:
         self._marks: dict[str, list[Version]] = {}
         self._askers: dict[str, str] = {}  # query id -> who was answered
         self._shown: dict[str, list[str]] = {}  # query id -> the chunks
-        self.jobs: dict[int, tuple[Known, str]] = {}  # uploads: id -> the document, who has sent it
+        self.jobs: dict[int, Asked] = {}
 
     def document(self, key: str, collection: str, uri: str) -> Known:
         """The document with this id; a new one is not there yet."""

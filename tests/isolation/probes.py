@@ -20,6 +20,7 @@ from nvr_rag import ids
 from nvr_rag.access.callers import Caller, Scope
 from nvr_rag.db import tables as t
 from tests.isolation.oracle import MARK, Known, State, Window
+from tests.isolation.oracle import Asked as Job
 from tests.isolation.world import COLLECTIONS, SHARED, Holder, World, impersonated
 
 
@@ -258,7 +259,7 @@ def upload(prober: Prober) -> Asked:
 def _uploaded(prober: Prober, asked: Asked, known: Known, state: State) -> None:
     assert prober.caller is not None
     answer, oracle = asked.response.json(), prober.world.oracle
-    oracle.jobs[answer["job"]] = (known, prober.caller.asker)
+    _job_of(prober, known.collection, answer["job"], f"{known.id} {known.uri}")
     deadline = time.monotonic() + 20
     while True:  # what becomes of it is nobody else's business while the document is locked
         job = prober.world.job(answer["job"])
@@ -374,17 +375,32 @@ def delete_collection(prober: Prober) -> Asked:
 
 
 def ingest(prober: Prober) -> Asked:
-    return prober.ask("POST", "/v1/ingest", json={"path": "/nowhere", "collection": prober.collection()})
+    path = prober.world.roots / prober.world.word(prober.draw)
+    path.mkdir()
+    collection = prober.collection()
+    asked = prober.ask("POST", "/v1/ingest", json={"path": str(path), "collection": collection})
+    if asked.response.status_code == 202:
+        _job_of(prober, collection, asked.response.json()["id"], str(path))
+    return asked
 
 
 def retrain(prober: Prober) -> Asked:
-    return prober.ask("POST", "/v1/retrain", json={"collection": prober.collection(), "dry_run": True})
+    collection = prober.collection()
+    asked = prober.ask("POST", "/v1/retrain", json={"collection": collection, "dry_run": True})
+    if asked.response.status_code == 202:
+        _job_of(prober, collection, asked.response.json()["id"])
+    return asked
+
+
+def _job_of(prober: Prober, collection: str, number: int, sent: str = "") -> None:
+    assert prober.caller is not None
+    prober.world.oracle.jobs[number] = Job(collection=collection, asker=prober.caller.asker, sent=sent)
 
 
 def _a_job(prober: Prober) -> int:
     asker = "" if prober.caller is None else prober.caller.asker
     every = list(prober.world.oracle.jobs.items())
-    mine = [number for number, (_, who) in every if who == asker]
+    mine = [number for number, one in every if one.asker == asker]
     jobs = mine if mine and prober.draw.random() < 0.5 else [number for number, _ in every]
     return prober.draw.choice(jobs) if jobs and prober.draw.random() < 0.9 else prober.draw.randint(1, 50)
 
@@ -407,10 +423,10 @@ def _job(prober: Prober, asked: Asked, number: int, absent: Asked) -> None:
     about, caller = prober.world.oracle.jobs.get(number), prober.caller
     if about is None or caller is None:
         return
-    if about[1] == caller.asker:
-        asked.sent += f" {about[0].id} {about[0].uri}"  # he has sent it once
-    asked_for = about[1] == caller.asker or caller.reader.everything or Scope.ADMIN in caller.scopes
-    if not (caller.knows(about[0].collection) and asked_for):
+    if about.asker == caller.asker:
+        asked.sent += f" {about.sent}"
+    asked_for = about.asker == caller.asker or caller.reader.everything or Scope.ADMIN in caller.scopes
+    if not (caller.knows(about.collection) and asked_for):
         status, detail = _said(asked)
         if (status, detail.replace(str(number), "*")) != (
             absent.response.status_code,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import PurePath
 from random import Random
 from string import ascii_lowercase
+from typing import Any
 
 from ingest.uploading import Uploads
 from nvr_rag import corpus, documents, ids, jobs
@@ -47,6 +48,7 @@ class World:
 
     def __init__(self, workspace: Workspace, seed: int, *, size: int = 60, holders: int = 24) -> None:
         self.workspace, self.oracle, self._seed = workspace, Oracle(), seed
+        self.roots = workspace.settings.ingest.roots[0]  # folders in it may be mirrored
         draw = Random(seed)
         for name in COLLECTIONS:
             workspace.create_collection(name)
@@ -145,6 +147,26 @@ class World:
                 stop.set()
                 for thread in threads:
                     thread.join()
+
+
+class Idle:
+    """Takes jobs of some kinds, and never does one."""
+
+    name = "idle"
+    work = "idle"
+    job_kinds: Sequence[str] = ("ingest", "retrain")
+
+    def start(self, workspace: Workspace) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+    def problem(self) -> str | None:
+        return None
+
+    def check(self, workspace: Workspace, kind: str, payload: Mapping[str, Any]) -> None:
+        pass
 
 
 class PlainUploads(Uploads):
