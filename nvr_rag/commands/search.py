@@ -6,21 +6,20 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nvr_rag import output
-from nvr_rag.commands import common
-from nvr_rag.errors import InvalidFilter, StoreBusy
+from nvr_rag.commands import common, hits
+from nvr_rag.errors import InvalidFilter, InvalidInput, StoreBusy
 from nvr_rag.filters import FIELDS
-from nvr_rag.types import Hit, Mode, Query
+from nvr_rag.types import GroupBy, Mmr, Mode, Query, Reader
 
 if TYPE_CHECKING:
     from nvr_rag.client import SearchAnswer
     from nvr_rag.workspace import Workspace
-
-_SNIPPET_LINES = 4
 
 
 def search(
@@ -37,24 +36,64 @@ def search(
             help='field=value, or JSON such as {"metadata.year": {"gte": 2020}}; repeatable.',
         ),
     ] = None,
+    group_by: Annotated[GroupBy | None, typer.Option(help="Only the best hit of each.")] = None,
+    context: Annotated[int, typer.Option(help="Show so many neighbouring chunks on each side as well.")] = 0,
+    diversity: Annotated[
+        float | None, typer.Option(help="From 0 to 1: how much hits must differ from those before.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out hits that score lower.")] = None,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Put hits in order by the cross-encoder.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why hits rank where they do.")] = False,
     collection: common.InCollection = "default",
+    principal: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="On whose behalf: a user or a group that documents name; repeatable."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Search documents that are not for everybody as well.")
+    ] = False,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="NVR_API_KEY", help="The key that a server wants.", show_envvar=True)
+    ] = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Search a collection."""
-    from nvr_rag.filters import parse_filter
-    from nvr_rag.retriever import check_query
     from nvr_rag.storable import storable
 
-    text = storable(_read_stdin() if query == "-" else query)
-    asked = Query(text=text, collection=collection, k=k, mode=mode, filter=_filter(where or []))
-    check_query(asked)
-    parse_filter(asked.filter)
+    asked = Query(
+        text=storable(_read_stdin() if query == "-" else query),
+        collection=collection,
+        k=k,
+        mode=mode,
+        filter=_filter(where or []),
+        group_by=group_by,
+        context=context,
+        mmr=None if diversity is None else Mmr(diversity=diversity),
+        min_score=min_score,
+        rerank=rerank,
+        explain=explain,
+    )
+    _check(asked)
+    reader = Reader(principals=frozenset(principal or ()), everything=everything)
     with common.open_workspace() as workspace:
-        answer = _ask_server(workspace, asked) or _ask_index(workspace, asked)
+        answer = _ask_server(workspace, asked, reader, api_key) or _ask_index(workspace, replace(asked, reader=reader))
     if as_json:
-        output.emit(_as_json(answer))
+        output.emit(hits.as_json(answer))
     else:
-        _show(answer)
+        hits.show(answer)
+
+
+def _check(query: Query) -> None:
+    """Before anything is opened. Raises InvalidInput."""
+    from nvr_rag.filters import parse_filter
+    from nvr_rag.retriever import check_query
+
+    try:
+        check_query(query)
+    except InvalidInput as error:
+        error.field = "diversity" if error.field == "mmr.diversity" else error.field
+        raise
+    parse_filter(query.filter)
 
 
 def _read_stdin() -> str:
@@ -94,8 +133,8 @@ def _number(text: str) -> int | float | bool | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= 2**53 else None
 
 
-def _ask_server(workspace: Workspace, query: Query) -> SearchAnswer | None:
-    """The answer of the first server that is there; None without one."""
+def _ask_server(workspace: Workspace, query: Query, reader: Reader, api_key: str | None) -> SearchAnswer | None:
+    """The answer of the first server that is there; None without one. What it shows is for its key to say."""
     from nvr_rag.running import processes
 
     for server in processes.alive(workspace.database, "serve"):
@@ -103,10 +142,18 @@ def _ask_server(workspace: Workspace, query: Query) -> SearchAnswer | None:
             from nvr_rag.client import Client, ServerGone
 
             try:
-                with Client(server.url, retries=0) as client:  # where it is gone, the index is asked
-                    return client.search(query)
+                # Where it is gone, the index is asked.
+                with Client(server.url, api_key=api_key, principals=reader.principals or None, retries=0) as client:
+                    answer = client.search(query)
             except ServerGone:
                 continue  # its row has outlived it
+            if reader.everything and not api_key:
+                raise InvalidInput(
+                    "a server is running, and shows what a key may read: give it one that reads everything "
+                    "(nvr-rag keys create NAME --everything) as --api-key, or stop the server",
+                    field="everything",
+                )
+            return answer
     return None
 
 
@@ -133,51 +180,3 @@ def _ask_index(workspace: Workspace, query: Query) -> SearchAnswer:
         hits=result.hits,
         took_ms={stage: round(1000 * seconds, 3) for stage, seconds in result.seconds.items()},
     )
-
-
-def _as_json(answer: SearchAnswer) -> dict[str, Any]:
-    """The document that POST /v1/search answers."""
-    return {
-        "query_id": answer.query_id,
-        "collection": answer.collection,
-        "mode": answer.mode,
-        "deployment": answer.deployment,
-        "hits": [_hit_as_json(hit) for hit in answer.hits],
-        "took_ms": answer.took_ms,
-    }
-
-
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
-    own = ("rank", "score", "chunk_id", "text", "headings", "page", "start", "end")
-    of_document = ("uri", "title", "media_type", "metadata")
-    return {
-        **{name: getattr(hit, name) for name in own},
-        "document": {"id": hit.document_id, **{name: getattr(hit, name) for name in of_document}},
-        "dense": _side(hit.dense_rank, hit.dense_score),
-        "lexical": _side(hit.lexical_rank, hit.lexical_score),
-    }
-
-
-def _side(rank: int | None, score: float | None) -> dict[str, Any] | None:
-    return None if rank is None else {"rank": rank, "score": score}
-
-
-def _show(answer: SearchAnswer) -> None:
-    """Hits for a person, and what feedback has to name."""
-    for hit in answer.hits:
-        _show_hit(hit)
-    count = f"{len(answer.hits)} hit{'' if len(answer.hits) == 1 else 's'}" if answer.hits else "Nothing found"
-    output.say(f"{count} ({answer.mode}, {sum(answer.took_ms.values()):.0f} ms), query {answer.query_id}")
-
-
-def _show_hit(hit: Hit) -> None:
-    """Rank, place and score; the URI; the beginning of the text."""
-    from rich.text import Text
-
-    title, *headings = (output.one_line(part) for part in (hit.title or hit.uri, *hit.headings))
-    place = " > ".join([title, *(part for part in headings if part and part != title)])
-    page = f", page {hit.page}" if hit.page is not None else ""
-    output.show(Text.assemble(f"{hit.rank:>3}. ", (place, "bold"), page, (f"  {hit.score:.4f}", "dim")), wrap=False)
-    output.show(Text(f"     {output.one_line(hit.uri)}", style="dim"), wrap=False)
-    output.paragraph(hit.text, indent=5, lines=_SNIPPET_LINES)
-    output.say()

@@ -89,7 +89,7 @@ def test_a_query_outside_the_limits_is_wrong_usage(filled: CommandLine, query: s
 def test_k_outside_its_range_is_wrong_usage(filled: CommandLine, k: str) -> None:
     result = filled("search", "tea", "-k", k)
     assert result.exit_code == 2
-    assert result.stderr == f"Error: k is a number from 1 to 1000, not {k}\n"
+    assert result.stderr == f"Error: k is a whole number from 1 to 1000, not {k}\n"
 
 
 def test_an_unknown_collection_is_named_with_those_there_are(filled: CommandLine) -> None:
