@@ -84,8 +84,8 @@ def test_every_path_but_the_open_ones_needs_a_key(full: Api) -> None:
 
 @pytest.mark.parametrize("how", ["revoked", "expired", "rotated"])
 def test_a_key_ends_within_a_second(full: Api, how: str) -> None:
-    options = {"lifetime": timedelta(seconds=0.5)} if how == "expired" else {}
-    key = make_key(full.workspace, Scope.SEARCH, **options)
+    lifetime = timedelta(seconds=0.5) if how == "expired" else None
+    key = make_key(full.workspace, Scope.SEARCH, lifetime=lifetime)
     assert full.client.get("/v1/documents", headers=bearer(key)).status_code == 200
     if how != "expired":
         with full.workspace.database.write() as connection:
