@@ -19,7 +19,8 @@ MAX_CANDIDATES = 1000  # among which diverse hits are chosen
 
 def check_query(query: Query) -> None:
     """Raise InvalidInput, naming the field, for a query outside the limits."""
-    if not isinstance(query.text, str) or not query.text.strip():
+    text: object = query.text  # programs say anything
+    if not isinstance(text, str) or not text.strip():
         raise InvalidInput("the query is empty; ask something", field="query")
     if len(query.text) > MAX_QUERY_CHARACTERS:
         raise InvalidInput(
@@ -33,7 +34,8 @@ def check_query(query: Query) -> None:
     if query.min_score is not None and not _is_finite(query.min_score):
         raise InvalidInput(f"min_score is a finite number, not {query.min_score!r}", field="min_score")
     if query.mmr is not None:
-        if not isinstance(query.mmr, Mmr):
+        mmr: object = query.mmr
+        if not isinstance(mmr, Mmr):
             raise InvalidInput("mmr is an Mmr, such as Mmr(diversity=0.3)", field="mmr")
         _check_whole("mmr.candidates", query.mmr.candidates, 1, MAX_CANDIDATES)
         if not _is_finite(query.mmr.diversity) or not 0 <= query.mmr.diversity <= 1:

@@ -28,16 +28,27 @@ ANSWER = {
             "score": 0.5,
             "chunk_id": "c",
             "text": "from the server",
-            "document": {"id": "d", "uri": "file:///s", "title": "S", "media_type": "text/plain", "metadata": {"a": 1}},
+            "document": {
+                "id": "d",
+                "uri": "file:///s",
+                "source": "",
+                "title": "S",
+                "media_type": "text/plain",
+                "metadata": {"a": 1},
+                "sha256": "ab",
+                "updated_at": "2024-05-31T12:30:00Z",
+            },
             "headings": ["H"],
             "page": 4,
             "start": 0,
             "end": 15,
+            "context": None,
             "dense": {"rank": 1, "score": 0.5},
             "lexical": None,
+            "explain": None,
         }
     ],
-    "took_ms": {"encode": 1.0, "search": 2.0, "hydrate": 3.0},
+    "took_ms": {"encode": 1.0, "search": 2.0, "hydrate": 3.0, "rerank": 0.0},
 }
 
 
@@ -114,8 +125,7 @@ def test_the_server_answers_and_its_index_is_left_alone(run: CommandLine, server
         assert house.index  # would be busy, were it opened
         options = ("-k", "3", "--mode", "dense", "--filter", "title=S")
         assert run.json("search", "whale", *options) == ANSWER
-    sent = {"query": "whale", "collection": "default", "k": 3, "mode": "dense", "filter": {"title": "S"}}
-    assert server.asked == [("/v1/search", {**sent, "user": None, "session": None})]
+    assert server.asked == [("/v1/search", {"query": "whale", "k": 3, "mode": "dense", "filter": {"title": "S"}})]
 
 
 def test_the_servers_answer_for_a_person(run: CommandLine, server: FakeServer) -> None:
