@@ -39,7 +39,10 @@ class Search(Arguments):
         json_schema_extra={"minLength": 1},  # a blank query is told so by the retriever
         description="What to look for: a question or key words, in the language of the documents.",
     )
-    collection: CollectionName = Field(default="default", description="Which set of documents to search.")
+    collection: CollectionName | None = Field(
+        default=None,
+        description="Which set of documents to search. Leave it out for the one called default, or the only one.",
+    )
     k: int = Field(default=10, ge=1, le=MAX_RESULTS, description="How many results, at most.")
     filter: Annotated[dict[str, Any] | None, bounded_json(depth=24, characters=64_000)] = Field(
         default=None,

@@ -6,8 +6,9 @@ A result's id names the collection as well, `default/5f0c...`: it is all that `f
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -37,7 +38,9 @@ INSTRUCTIONS = (
     "call feedback with the query_id, kind cited, for each result that you relied on: search gets better by it."
 )
 
+DEFAULT = "default"  # the collection that is searched when none is named
 _NAMED = 20  # collections in an error message
+_FIELDS = {"chunk_id": "id"}  # what is called something else here
 
 _Given = TypeVar("_Given", bound=Arguments)
 
@@ -77,7 +80,7 @@ def search(desk: Desk, asked: Search) -> SearchResults:
     """The best passages."""
     query = t.Query(
         text=asked.query,
-        collection=asked.collection,
+        collection=asked.collection or DEFAULT,
         k=asked.k,
         mode=t.Mode(asked.mode) if asked.mode else None,
         filter=asked.filter,
@@ -85,14 +88,21 @@ def search(desk: Desk, asked: Search) -> SearchResults:
     try:
         answer = desk.search(query)
     except NotFound as error:
-        raise _with_others(error, asked.collection, desk) from error
-    return SearchResults(query_id=answer.query_id, results=[_found(asked.collection, hit) for hit in answer.hits])
+        there = desk.collections()
+        if asked.collection is not None or len(there) != 1 or there[0] == query.collection:
+            raise _no_collection(query.collection, there, error) from error
+        query = replace(query, collection=there[0])
+        answer = desk.search(query)
+    return SearchResults(query_id=answer.query_id, results=[_found(query.collection, hit) for hit in answer.hits])
 
 
 def fetch(desk: Desk, asked: Fetch) -> Fetched:
     """The text around a passage."""
     collection, chunk_id = _split(asked.id)
-    passage = desk.passage(collection, chunk_id, MAX_CONTEXT if asked.context is None else asked.context)
+    try:
+        passage = desk.passage(collection, chunk_id, MAX_CONTEXT if asked.context is None else asked.context)
+    except NotFound as error:
+        raise _no_collection(collection, desk.collections(), error) from error
     if asked.context is None:
         whole = desk.document(collection, passage.document_id)
         # The index may be behind: the passage is then of another version than the document is now.
@@ -161,9 +171,9 @@ def _checked(shape: type[_Given], arguments: Mapping[str, Any]) -> _Given:
         raise InvalidInput(detail, field=field) from None
 
 
-def _with_others(error: NotFound, collection: str, desk: Desk) -> NotFound:
-    """The error, with the collections that there are when it is about one that there is not: no agent lists them."""
-    there = desk.collections()
+def _no_collection(collection: str, there: Sequence[str], error: NotFound) -> NotFound:
+    """The error, or, when it is about a collection that there is not, one that names those there are: no agent can
+    list them otherwise."""
     if collection in there:
         return error
     named = ", ".join(there[:_NAMED]) + (f" and {len(there) - _NAMED} more" if len(there) > _NAMED else "")
@@ -173,8 +183,8 @@ def _with_others(error: NotFound, collection: str, desk: Desk) -> NotFound:
 def _told(error: NvrError) -> str:
     """An error for an agent."""
     words = str(error)
-    field = error.field if isinstance(error, InvalidInput) else None
-    named = f"{field}: " if field and field not in words else ""
+    field = _FIELDS.get(error.field or "", error.field) if isinstance(error, InvalidInput) else None
+    named = f"{field}: " if field and not re.search(rf"\b{re.escape(field)}\b", words) else ""
     return f"{named}{words}{' (the same call may succeed in a moment)' if error.retry else ''}"
 
 

@@ -25,6 +25,8 @@ SEAMS = {
     "pathspec": {"ingest/folders/selection.py"},
     "watchfiles": {"ingest/folders/changes.py"},
     "langchain_core": {"nvr_rag/langchain.py"},
+    "mcp": {"nvr_rag/mcp/server.py"},
+    "mcp_types": {"nvr_rag/mcp/server.py"},
 }
 
 

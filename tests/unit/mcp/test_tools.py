@@ -12,7 +12,14 @@ import pytest
 from mcp import Client, MCPError
 
 from nvr_rag import mcp
-from nvr_rag.errors import ConfigurationError, DatabaseUnavailable, Forbidden, NoCollection, NotFound
+from nvr_rag.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    Forbidden,
+    InvalidInput,
+    NoCollection,
+    NotFound,
+)
 from nvr_rag.mcp.desk import Answer, Whole
 from nvr_rag.mcp.server import make_server
 from nvr_rag.types import Context, Feedback, FeedbackKind, Hit, Mode, Passage, Query
@@ -56,19 +63,22 @@ class Shelf:
     passage_: Passage = PASSAGE
     whole: Whole | None = None
     error: Exception | None = None
+    there: Sequence[str] = ("a", "b")
     asked: list[Any] = field(default_factory=list)
 
     def collections(self) -> Sequence[str]:
-        return ["a", "b"]
+        return self.there
 
     def search(self, query: Query) -> Answer:
         self.asked.append(query)
-        if self.error is not None:
+        if self.error is not None and query.collection != "only":
             raise self.error
         return Answer(query_id="q1", hits=[HIT, replace(HIT, chunk_id="c2", title="")])
 
     def passage(self, collection: str, chunk_id: str, context: int) -> Passage:
         self.asked.append((collection, chunk_id, context))
+        if self.error is not None:
+            raise self.error
         return self.passage_
 
     def document(self, collection: str, document_id: str) -> Whole | None:
@@ -160,6 +170,16 @@ async def test_search_has_defaults(client: Agent, shelf: Shelf) -> None:
     assert shelf.asked == [Query(text="fox", collection="default", k=10)]
 
 
+async def test_the_only_collection_needs_no_name(client: Agent, shelf: Shelf) -> None:
+    shelf.error, shelf.there = NoCollection("default"), ["only"]
+    found = (await client.call_tool("search", {"query": "fox"})).structured_content
+    assert [query.collection for query in shelf.asked] == ["default", "only"]
+    assert found["results"][0]["id"] == "only/c1"
+    assert await told(client, "search", {"query": "fox", "collection": "default"}) == (
+        "no collection 'default'; there are: only"
+    )
+
+
 async def test_fetch_gives_a_short_document_whole(client: Agent, shelf: Shelf) -> None:
     shelf.whole = Whole(sha256="new", text="all of it: before the text after")
     result = await client.call_tool("fetch", {"id": "a/c1"})
@@ -223,7 +243,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("search", {"query": "a\x00"}, "query must not contain NUL"),
     ("search", {"query": "x", "collection": "a\nb"}, "collection must not contain control characters"),
     ("search", {"query": "x", "collection": "c" * 65}, "collection must have at most 64 characters"),
-    ("search", {"query": "x", "collection": None}, "collection must be a valid string"),
+    ("search", {"query": "x", "collection": 5}, "collection must be a valid string"),
     ("search", {"query": "x", "k": 0}, "k must be greater than or equal to 1, not 0"),
     ("search", {"query": "x", "k": 101}, "k must be less than or equal to 100, not 101"),
     ("search", {"query": "x", "k": 10**30}, "k must be"),
@@ -301,6 +321,20 @@ async def test_errors_are_told_in_our_words(client: Agent, shelf: Shelf, error: 
 async def test_an_error_about_a_collection_that_is_there_stays_as_it_is(client: Agent, shelf: Shelf) -> None:
     shelf.error = NotFound("nothing serves the collection 'a'")
     assert await told(client, "search", {"query": "x", "collection": "a"}) == "nothing serves the collection 'a'"
+
+
+async def test_a_result_of_a_collection_that_is_not_there(client: Agent, shelf: Shelf) -> None:
+    shelf.error = NoCollection("c", ["secret"])
+    assert await told(client, "fetch", {"id": "c/c1"}) == "no collection 'c'; there are: a, b"
+    shelf.error = NotFound("no chunk 'c1'")
+    assert await told(client, "fetch", {"id": "a/c1"}) == "no chunk 'c1'"
+
+
+async def test_a_field_is_called_as_it_is_here(client: Agent, shelf: Shelf) -> None:
+    shelf.error = InvalidInput("the chunk was not shown", field="chunk_id")
+    assert await told(client, "fetch", {"id": "a/c1"}) == "id: the chunk was not shown"
+    shelf.error = InvalidInput("k is too much", field="k")
+    assert await told(client, "search", {"query": "x"}) == "k is too much"
 
 
 async def test_what_nobody_foresaw_is_in_the_log_and_nowhere_else(
