@@ -1,6 +1,6 @@
 """Answers as the server writes them, read into records. What a newer server says beyond them is left alone. Pure.
 
-Each raises KeyError, TypeError, ValueError or IndexError for what is no such answer.
+Each raises one of MISREAD for what is no such answer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from nvr_rag.client.records import (
     JobStatus,
     PutAnswer,
     PutResult,
+    Readiness,
     SearchAnswer,
     Uploaded,
 )
 from nvr_rag.types import Context, DocumentState, Explanation, Hit, Mode, Passage, Standing
+
+MISREAD = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
 
 def search_answer(content: Any) -> SearchAnswer:
@@ -157,6 +160,10 @@ def job_status(content: Any) -> JobStatus:
     return JobStatus(id=int(content["id"]), progress=dict(content["progress"]), **plain)
 
 
+def not_ready(content: Any) -> Readiness:
+    return Readiness(ready=False, reasons=[str(one) for one in content.get("reasons") or [content["detail"]]])
+
+
 def embedded(content: Any) -> Embedded:
     ordered = sorted(content["data"], key=lambda one: int(one["index"]))
     return Embedded(
@@ -168,4 +175,6 @@ def embedded(content: Any) -> Embedded:
 
 def _vector(written: str) -> list[float]:
     data = base64.b64decode(written, validate=True)
+    if len(data) % 4:
+        raise ValueError("a vector of float32 has four bytes for each number")
     return list(struct.unpack(f"<{len(data) // 4}f", data))

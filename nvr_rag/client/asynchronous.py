@@ -233,5 +233,5 @@ class AsyncClient:
         options = {**options, "headers": {**options["headers"], **self._line.headers}}
         try:
             return await self._http.request(**options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return error

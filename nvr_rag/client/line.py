@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from nvr_rag import __version__
+from nvr_rag.client import answers
 from nvr_rag.client.problems import content_of, is_problem, lost
 from nvr_rag.client.records import Readiness, ServerGone
 from nvr_rag.client.repeating import Attempts, Outcome
@@ -51,18 +52,20 @@ class Line:
             if call.gone is not None and attempts.unsure:
                 return call.gone
             raise
-        try:
-            return call.read(content)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ServerGone(f"what answers at {self.url} does not answer as nvr-rag: {error!r}") from error
+        return self._understood(call.read, content)
 
     def readiness(self, outcome: Outcome) -> Readiness:
         """What /readyz says: that a server is not ready is an answer there."""
         if isinstance(outcome, httpx.Response) and outcome.status_code == 503 and is_problem(outcome):
-            told = outcome.json()
-            return Readiness(ready=False, reasons=[str(one) for one in told.get("reasons") or [told["detail"]]])
+            return self._understood(lambda told: answers.not_ready(told.json()), outcome)
         self._content(outcome)
         return Readiness(ready=True, reasons=[])
+
+    def _understood(self, read: Callable[[Any], Record], answer: Any) -> Record:
+        try:
+            return read(answer)
+        except answers.MISREAD as error:
+            raise ServerGone(f"what answers at {self.url} does not answer as nvr-rag: {error!r}") from error
 
     def _content(self, outcome: Outcome) -> Any:
         if isinstance(outcome, httpx.Response):

@@ -130,6 +130,8 @@ def _foreign(response: httpx.Response, url: str) -> NvrError:
 
 def lost(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> NvrError:
     """The exception for a request that got no answer."""
+    if isinstance(error, httpx.InvalidURL):
+        return InvalidInput(f"this cannot be sent: {error}")
     if isinstance(error, httpx.ConnectError):
         return ServerGone(f"no server answers at {url} ({error})")
     if isinstance(error, httpx.TimeoutException):

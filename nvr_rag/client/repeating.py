@@ -22,7 +22,7 @@ from nvr_rag.retries import Backoff
 BACKOFF = Backoff(first_seconds=0.2, factor=2.0, cap_seconds=5.0, jitter=1.0)
 MAX_RETRY_AFTER_SECONDS = 10.0
 
-Outcome = httpx.Response | httpx.HTTPError
+Outcome = httpx.Response | httpx.HTTPError | httpx.InvalidURL
 
 
 class Attempts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 from urllib.parse import quote
@@ -62,8 +62,7 @@ class Request:
     """What goes over the wire."""
 
     method: str
-    path: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    path: str  # with what follows the question mark
     body: bytes | None = None  # JSON
     form: Mapping[str, str] | None = None  # goes with the file
     file: tuple[str, Path | bytes] | None = None  # its name there, and what is in it
@@ -74,7 +73,7 @@ class Request:
     def opened(self) -> Iterator[dict[str, Any]]:
         """The request as httpx takes it, any number of times while the block runs."""
         headers = {_IDEMPOTENCY: self.idempotency_key} if self.idempotency_key else {}
-        plain = {"method": self.method, "url": self.path, "params": self.params}
+        plain = {"method": self.method, "url": self.path}
         if self.file is None:
             kind = {} if self.body is None else {"Content-Type": "application/json"}
             yield {**plain, "content": self.body, "headers": {**headers, **kind}}
@@ -116,8 +115,7 @@ def search_batch(queries: Sequence[Query]) -> Call[list[SearchAnswer]]:
 
 
 def chunk(chunk_id: str, *, collection: str, context: int) -> Call[Passage]:
-    params = {"collection": collection, "context": context}
-    request = Request(method="GET", path=f"/v1/chunks/{_part(chunk_id)}", params=params)
+    request = _get(f"/v1/chunks/{_part(chunk_id)}", collection=collection, context=context)
     return Call(request=request, read=answers.passage)
 
 
@@ -139,6 +137,8 @@ def upload(
 ) -> Call[Uploaded]:
     named = name or (file.name if isinstance(file, Path) else "document")
     form = {"collection": collection, "wait": str(wait).lower(), **(fields or UploadFields()).as_form()}
+    for text in (named, *form.values()):
+        _check_unicode(text)
     request = Request(
         method="POST", path="/v1/documents", form=form, file=(named, file), idempotency_key=key or _new_key()
     )
@@ -154,12 +154,11 @@ def documents(
     *, collection: str, state: DocumentState | None, after: str
 ) -> Call[tuple[list[DocumentInfo], str | None]]:
     params = {"collection": collection, "limit": PAGE, "after": after, **({"state": state} if state else {})}
-    return Call(request=Request(method="GET", path="/v1/documents", params=params), read=answers.documents)
+    return Call(request=_get("/v1/documents", **params), read=answers.documents)
 
 
 def document(document_id: str, *, collection: str, text: bool) -> Call[DocumentInfo]:
-    params = {"collection": collection, "text": text}
-    request = Request(method="GET", path=f"/v1/documents/{_part(document_id)}", params=params)
+    request = _get(f"/v1/documents/{_part(document_id)}", collection=collection, text=str(text).lower())
     return Call(request=request, read=answers.document)
 
 
@@ -167,21 +166,19 @@ def delete(document_id: str | None, *, uri: str | None, collection: str) -> Call
     """By id or by URI."""
     if (document_id is None) == (uri is None):
         raise InvalidInput("say which document to delete: by its id, or as uri=", field="document_id")
-    if document_id is not None:
-        request = Request(
-            method="DELETE", path=f"/v1/documents/{_part(document_id)}", params={"collection": collection}
-        )
-        return Call(request=request, read=answers.deleted, gone=document_id)
-    request = Request(method="DELETE", path="/v1/documents", params={"collection": collection, "uri": uri})
-    return Call(request=request, read=answers.deleted, gone=uri)
+    path = "/v1/documents" if document_id is None else f"/v1/documents/{_part(document_id)}"
+    params = {"collection": collection} if uri is None else {"collection": collection, "uri": uri}
+    return Call(
+        request=Request(method="DELETE", path=_with(path, params)), read=answers.deleted, gone=document_id or uri
+    )
 
 
 def collections() -> Call[list[CollectionInfo]]:
-    return Call(request=Request(method="GET", path="/v1/collections"), read=answers.collections)
+    return Call(request=_get("/v1/collections"), read=answers.collections)
 
 
 def collection(name: str) -> Call[CollectionInfo]:
-    return Call(request=Request(method="GET", path=f"/v1/collections/{_part(name)}"), read=answers.collection)
+    return Call(request=_get(f"/v1/collections/{_part(name)}"), read=answers.collection)
 
 
 def create_collection(name: str, *, language: str, mode: Mode) -> Call[CollectionInfo]:
@@ -196,11 +193,11 @@ def retrain(collection: str, **options: Any) -> Call[JobStatus]:
 
 
 def job(number: int) -> Call[JobStatus]:
-    return Call(request=Request(method="GET", path=f"/v1/jobs/{number}"), read=answers.job_status)
+    return Call(request=_get(f"/v1/jobs/{number}"), read=answers.job_status)
 
 
 def ready() -> Request:
-    return Request(method="GET", path="/readyz")
+    return _get("/readyz")
 
 
 def embed(texts: Sequence[str], *, collection: str, input_type: str) -> list[Call[Embedded]]:
@@ -261,9 +258,25 @@ def _post(path: str, body: Mapping[str, Any]) -> Request:
     return Request(method="POST", path=path, body=data)
 
 
+def _get(path: str, **params: Any) -> Request:
+    return Request(method="GET", path=_with(path, params))
+
+
+def _with(path: str, params: Mapping[str, Any]) -> str:
+    """A path and what follows its question mark."""
+    given = "&".join(f"{name}={_part(str(value))}" for name, value in params.items())
+    return f"{path}?{given}" if given else path
+
+
 def _part(name: str) -> str:
-    """One part of a path."""
+    """One part of a path, or a value behind it."""
+    _check_unicode(name)
     return quote(name, safe="")
+
+
+def _check_unicode(text: str) -> None:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidInput(f"this cannot be sent, as it has half of a surrogate pair: {text[:80]!a}")
 
 
 def _new_key() -> str:

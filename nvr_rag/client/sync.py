@@ -218,5 +218,5 @@ class Client:
         options = {**options, "headers": {**options["headers"], **self._line.headers}}
         try:
             return self._http.request(**options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return error

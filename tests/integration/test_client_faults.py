@@ -273,6 +273,28 @@ def test_problems_of_every_kind_are_our_errors(ask: Ask, step: Step, kind: type[
         assert caught.value.__notes__ == ["request id: r-1"]
 
 
+@pytest.mark.parametrize(
+    ("what", "body"),
+    [
+        (lambda client: client.search("x"), {**EMPTY, "hits": [{"dense": "x", "lexical": None}]}),
+        (lambda client: client.collection("a"), []),
+        (
+            lambda client: client.embed(["x"]),
+            {"data": [{"index": 0, "embedding": "AAA="}], "encoder": "", "truncated": []},
+        ),
+        (
+            lambda client: client.embed(["x"]),
+            {"data": [{"index": 0, "embedding": "***"}], "encoder": "", "truncated": []},
+        ),
+        (lambda client: client.document("d"), {"id": "d", "updated_at": "yesterday"}),
+        (lambda client: client.delete("d"), {"deleted": []}),
+    ],
+)
+def test_what_is_no_answer_of_ours_is_said(ask: Ask, what: Any, body: Any) -> None:
+    with scripted(Step(body=body)) as server, pytest.raises(ServerGone, match="does not answer as nvr-rag"):
+        ask(server.url, what)
+
+
 def test_readiness_is_an_answer(ask: Ask) -> None:
     step = problem(503, "not-ready", reasons=["an index is not open"], headers={"Retry-After": "1"})
     with scripted(step, Step(body={"status": "ready"}), Step(status=503, body=b"", kind="text/html")) as server:
@@ -282,6 +304,8 @@ def test_readiness_is_an_answer(ask: Ask) -> None:
         with pytest.raises(StoreUnavailable, match="says 503"):
             ask(server.url, lambda client: client.ready())
     assert len(server.asked) == 3
+    with scripted(problem(503, "not-ready", reasons=7)) as server, pytest.raises(ServerGone, match="does not answer"):
+        ask(server.url, lambda client: client.ready())
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
@@ -338,6 +362,10 @@ def test_what_cannot_be_sent_is_said_before_it_is(ask: Ask) -> None:
             (lambda client: client.search("x", filter={"metadata.a": float("nan")}), "JSON"),
             (lambda client: client.search("x", filter={"metadata.a": object()}), "JSON"),
             (lambda client: client.search("half \ud800 pair"), "JSON"),
+            (lambda client: client.delete(uri="half \ud800 pair"), "surrogate"),
+            (lambda client: client.document("\ud800"), "surrogate"),
+            (lambda client: client.delete(uri="x" * 70_000), "cannot be sent"),
+            (lambda client: client.upload(b"x", name="\ud800.txt"), "surrogate"),
             (lambda client: client.put([TextDocument(uri="u", text="t", acl="user:ann")]), "list of principals"),
             (lambda client: client.delete(), "which document"),
             (lambda client: client.delete("d", uri="u"), "which document"),
