@@ -11,10 +11,12 @@ import numpy as np
 import openai
 import pytest
 
+from nvr_rag import deployments
 from nvr_rag.access.callers import Scope
 from nvr_rag.testing import HashEncoder
 from tests.integration.api_support import Api
 from tests.integration.key_support import make_key
+from tests.integration.lifecycle import Doubles
 
 TEXTS = ["red fox jumps", "größer als π", "blue whale swims"]
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -166,6 +168,27 @@ def test_many_texts_come_back_in_order(shared_api: Api) -> None:
     answer = embed(shared_api, input=texts)
     got = np.array([item["embedding"] for item in answer["data"]], np.float32)
     assert np.array_equal(got, HashEncoder().encode_documents(texts))
+
+
+def test_a_model_is_what_serves_its_collection_now(api: Api, doubles: Doubles) -> None:
+    for name in ("default", "other"):
+        api.workspace.create_collection(name)
+    first, second = HashEncoder(), HashEncoder(seed=7)
+    candidate = doubles.candidate(api.workspace, 7, "default")
+
+    def encoders() -> dict[str, str]:
+        return {model["id"]: model["encoder"] for model in api.call("GET", "/v1/models")["data"]}
+
+    assert encoders() == {"collection:default": first.fingerprint, "collection:other": first.fingerprint}
+    assert embed(api, input="fox")["encoder"] == first.fingerprint
+    with api.workspace.database.write() as connection:
+        deployments.prepare(connection, candidate.id)
+        deployments.switch(connection, candidate.id)
+    assert encoders() == {"collection:default": second.fingerprint, "collection:other": first.fingerprint}
+    for model, encoder in (("default", second), ("collection:default", second), ("collection:other", first)):
+        answer = embed(api, input="fox", model=model)
+        assert answer["encoder"] == encoder.fingerprint
+        assert answer["data"][0]["embedding"] == encoder.encode_documents(["fox"])[0].tolist()
 
 
 def test_default_is_the_default_encoder_where_there_is_no_such_collection(api: Api) -> None:
