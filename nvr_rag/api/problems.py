@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from nvr_rag.api.multipart import Malformed
@@ -174,13 +175,21 @@ def _advice(status: int, error: Exception) -> dict[str, str] | None:
 
 async def _of_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = {"Allow": _possible(request)} if error.status_code == 405 else error.headers
     details = {
         400: "the body cannot be read as JSON: it is not UTF-8, or nested too deep",
         404: "there is no such path; /openapi.json lists all of them",
-        405: f"{request.method} is not possible here; possible: {(error.headers or {}).get('Allow', 'nothing')}",
+        405: f"{request.method} is not possible here; possible: {(headers or {}).get('Allow', 'nothing')}",
     }
     detail = details.get(error.status_code, str(error.detail))
-    return problem(error.status_code, detail, request_id=request.state.request_id, headers=error.headers)
+    return problem(error.status_code, detail, request_id=request.state.request_id, headers=headers)
+
+
+def _possible(request: Request) -> str:
+    """The methods of a path; the router names those of the first of its routes only."""
+    app: FastAPI = request.app
+    matching = (route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 async def _of_validation(request: Request, error: Exception) -> Response:
