@@ -11,7 +11,7 @@ from typing import Any
 from nvr_rag import deployments
 from nvr_rag.deployments import Deployment
 from nvr_rag.errors import NotFound, Stopped
-from nvr_rag.types import Mode, Query, SearchResult
+from nvr_rag.types import OWNER, Mode, Query, SearchResult
 from nvr_rag.workspace import Workspace
 from training.gate import Finding, GateDecision, GateSettings, Outcome, Verdict
 from training.runs import LapConfig, RunFolder
@@ -82,9 +82,9 @@ class Lap:
         return self.deployment(int(self.results["build"]["deployment"]))
 
     def search(self, text: str, deployment_id: int, mode: Mode | None = None, k: int = SEARCH_DEPTH) -> SearchResult:
-        """Ask a deployment, as a user's search would be answered. Nothing is logged."""
+        """Ask a deployment, as the search of a user who reads everything would be answered. Nothing is logged."""
         self.check_stop()
-        query = Query(text=text, collection=self.config.collection, k=k, mode=mode)
+        query = Query(text=text, collection=self.config.collection, k=k, mode=mode, reader=OWNER)
         return self.workspace.retriever.search(query, deployment_id=deployment_id)
 
 

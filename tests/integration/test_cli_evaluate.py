@@ -198,6 +198,14 @@ def test_a_collection_is_asked_the_way_users_do(filled: CommandLine, folder: Pat
     assert what["fingerprint"] == filled.encoder.fingerprint
 
 
+def test_documents_that_are_not_for_everybody_are_measured_too(filled: CommandLine, folder: Path) -> None:
+    with filled.house() as house:
+        house.put(document("d1", DOCUMENTS["d1"], acl=["user:ann"]))
+        house.catch_up()
+    found = filled.json("evaluate", str(folder), "--collection", "default", "--mode", "lexical")
+    assert found["per_query"]["q1"]["MRR@10"] == 1
+
+
 def test_the_serving_deployment_says_how_when_nobody_else_does(filled: CommandLine, folder: Path) -> None:
     assert filled.json("evaluate", str(folder), "-c", "default")["what"]["mode"] == "hybrid"
 

@@ -14,7 +14,7 @@ import typer
 from nvr_rag import output
 from nvr_rag.commands import common
 from nvr_rag.errors import InvalidInput, StoreBusy
-from nvr_rag.types import Mode, Query, SearchResult
+from nvr_rag.types import OWNER, Mode, Query, SearchResult
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -125,7 +125,8 @@ def _of_collection(data: Beir, collection: str, mode: Mode | None) -> Evaluation
         asked = dataset(data, documents=len(documents), unknown=unknown)
 
         def search(text: str) -> SearchResult:
-            return workspace.retriever.search(Query(text=text, collection=collection, k=CHUNKS, mode=mode))
+            query = Query(text=text, collection=collection, k=CHUNKS, mode=mode, reader=OWNER)
+            return workspace.retriever.search(query)
 
         try:
             with _bars() as report:
