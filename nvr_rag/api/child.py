@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from nvr_rag.api.server import serve
 from nvr_rag.errors import NvrError
@@ -24,7 +25,8 @@ from nvr_rag.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def main(descriptor: int, name: str, folder: Path) -> None:
+def main(descriptor: int, name: str, folder: Path) -> NoReturn:
+    """Serve until SIGTERM or SIGINT, and end the process."""
     settings = load_settings()
     logs.begin(settings)
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
@@ -36,6 +38,8 @@ def main(descriptor: int, name: str, folder: Path) -> None:
         except NvrError as error:
             log.error("%s", error)
             sys.exit(1)
+    logging.shutdown()
+    os._exit(0)  # all is closed; taking the models' libraries apart would take seconds
 
 
 def _say(_url: str) -> None:

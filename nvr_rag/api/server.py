@@ -24,6 +24,7 @@ from nvr_rag.api.app import create_app
 from nvr_rag.api.doorman import has_key
 from nvr_rag.api.listening import is_local_name, is_loopback, listen, url_of
 from nvr_rag.api.problems import problem
+from nvr_rag.api.protocol import Protocol
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.ids import new_id
 from nvr_rag.observing.metrics import Metrics
@@ -105,6 +106,7 @@ def server_config(app: ASGIApp) -> uvicorn.Config:
     """How uvicorn runs an app."""
     return uvicorn.Config(
         app,
+        http=Protocol,  # by name, and not what happens to be installed
         lifespan="on",
         ws="none",
         log_config=None,  # logging is set up by whoever runs the process

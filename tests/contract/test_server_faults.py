@@ -265,6 +265,22 @@ def test_a_collection_with_other_vectors_is_refused_and_left_alone(
     assert client.get_collection("nvr-main").payload_schema == {}
 
 
+def test_what_was_put_in_the_place_of_an_open_index_is_seen(server: StandIn, store: QdrantServerStore) -> None:
+    store.create("main", CONFIG)
+    opened = store.open("main")
+    client = QdrantClient(url=server.url, check_compatibility=False)
+    client.delete_collection("nvr-main")
+    with pytest.raises(IndexMissing):
+        opened.stored_config()
+    store.create("main", StoreConfig(dimension=4, encoder="e" * 64))
+    assert opened.stored_config().encoder == "e" * 64
+    assert opened.config == CONFIG
+    client.delete_collection("nvr-main")
+    client.create_collection("nvr-main", vectors_config={"dense": DENSE}, sparse_vectors_config={"lexical": LEXICAL})
+    with pytest.raises(StoreError, match="NVR_QDRANT__PREFIX"):
+        opened.stored_config()
+
+
 def test_a_collection_of_others_is_neither_opened_nor_dropped(server: StandIn, store: QdrantServerStore) -> None:
     client = QdrantClient(url=server.url, check_compatibility=False)
     client.create_collection("nvr-theirs", vectors_config={"dense": DENSE}, sparse_vectors_config={"lexical": LEXICAL})

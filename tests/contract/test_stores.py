@@ -91,6 +91,7 @@ def test_the_config_comes_back_at_opening(store: Store) -> None:
     store.create("main", CONFIG)
     opened = store.open("main")
     assert opened.config == CONFIG
+    assert opened.stored_config() == CONFIG
     opened.close()
 
 
@@ -100,6 +101,7 @@ def test_creating_twice_raises_and_leaves_the_first_alone(store: Store) -> None:
         store.create("main", StoreConfig(dimension=8, encoder="other"))
     opened = store.open("main")
     assert opened.config == CONFIG
+    assert opened.stored_config() == CONFIG
     opened.close()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from nvr_rag.api import gate
+from nvr_rag.api import gate, protocol
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
@@ -151,6 +151,30 @@ def test_a_request_line_and_headers_that_are_too_long(api: Api) -> None:
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 100_000)  # and more to come
         assert everything(client).startswith(b"HTTP/1.1 400 ")
     assert api.call("GET", "/livez") == {"status": "alive"}
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /livez HTTP/1.1\r\nHost: local"])
+def test_a_head_that_does_not_come(api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with connection(api) as client:
+        began = time.monotonic()
+        client.sendall(begun)
+        assert everything(client) == b""
+    assert 0.4 <= time.monotonic() - began < 10
+
+
+def test_the_head_of_a_second_request_that_does_not_come(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with connection(api) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while not received.endswith(b"}"):
+            received += client.recv(1000)
+        time.sleep(1.0)  # it may wait between requests
+        for part in (b"GET /livez HT", b"TP/1.1\r\nHo"):
+            client.sendall(part)
+            time.sleep(0.1)
+        assert everything(client) == b""
 
 
 def test_an_answer_that_would_come_too_late(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
