@@ -52,7 +52,9 @@ class LocalDesk:
     def feedback(self, word: Feedback) -> int:
         self._caller.check(Scope.FEEDBACK)
         with self._workspace.database.write() as connection:
-            return record_feedback(connection, [word], asker=self._caller.asker)
+            new = record_feedback(connection, [word], asker=self._caller.asker)
+        self._workspace.meter.judged([word.kind])
+        return new
 
     def _check(self, collection: str) -> None:
         self._caller.check(Scope.SEARCH)
