@@ -15,6 +15,7 @@ from nvr_rag.api.dependencies import InCollection, Parts, PartsOf
 from nvr_rag.api.limits import Identifier
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.search_schemas import (
+    MAX_HITS,
     ChunkAnswer,
     DeploymentUsed,
     HitContext,
@@ -29,6 +30,7 @@ from nvr_rag.api.search_schemas import (
     StageRank,
     Took,
 )
+from nvr_rag.errors import InvalidInput
 from nvr_rag.searching.limits import MAX_CONTEXT, numbered
 from nvr_rag.types import Context, Explanation, Hit, Mmr, Passage, Query, SearchResult, Standing
 
@@ -56,6 +58,13 @@ def search(body: SearchRequest, parts: PartsOf, caller: SearchCaller) -> Respons
 )
 def search_many(body: SearchBatch, parts: PartsOf, caller: SearchCaller) -> Response:
     """The answers in the order of the searches, or none of them: what is wrong with one names it, as searches[3].k."""
+    hits = sum(one.k for one in body.searches)
+    if hits > MAX_HITS:
+        raise InvalidInput(
+            f"the searches ask for {hits} hits together, and at most {MAX_HITS} go into one answer; send fewer "
+            "searches at a time, or make their k smaller",
+            field="searches",
+        )
     queries = []
     for number, one in enumerate(body.searches):
         with numbered(number):

@@ -13,6 +13,7 @@ from nvr_rag.searching.limits import MAX_CANDIDATES, MAX_CONTEXT, MAX_K, MAX_QUE
 from nvr_rag.types import GroupBy, Mode
 
 MAX_SEARCHES = 64  # in one request
+MAX_HITS = 10_000  # of all of them together
 
 _LARGEST = 1e30  # scores are far smaller; and every client can hold it
 
@@ -72,7 +73,7 @@ class SearchRequest(Body):
 
 
 class SearchBatch(Body):
-    """Several questions at once: all are answered, or none."""
+    """Several questions at once, for at most 10,000 hits together: all are answered, or none."""
 
     searches: list[SearchRequest] = Field(min_length=1, max_length=MAX_SEARCHES)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from nvr_rag.chunks import View
 from nvr_rag.db.session import Database
-from nvr_rag.filters import Filter
+from nvr_rag.filters import And, Filter, In, Not
 from nvr_rag.fusion import FusionSettings
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.searching import hydration
@@ -40,6 +40,11 @@ class Task:
         """Of an index that is level with the log nearly all candidates may be shown."""
         slack = 0 if level and self.query.group_by is None else SLACK
         return Wanted(count=self.pool, where=self.where, group_by=self.query.group_by, least=self.least, slack=slack)
+
+    @property
+    def enough(self) -> int:
+        """So many, and it is not gone deeper: documents are further apart than chunks."""
+        return self.pool if self.query.group_by is None else self.query.k
 
     @property
     def least(self) -> float | None:
@@ -84,7 +89,7 @@ class Pooling:
                     since, moves = until, moves + 1
                     continue
                 candidates, shown = self._see(connection, sides, candidates, (since, until))
-            if len(shown) < self._task.pool and not self._over(candidates):
+            if len(shown) < self._task.enough and not self._over(candidates, shown, where):
                 depth *= 4
                 continue
             pool = self._furnished(Pool(shown=shown, candidates=candidates, seq=since.seq))
@@ -113,10 +118,19 @@ class Pooling:
         wanted = task.wanted(level=until.level)
         return candidates, hydration.visible(connection, candidates.ranked, wanted, view, known)
 
-    def _over(self, candidates: Candidates) -> bool:
-        """Nothing that may be shown lies deeper."""
+    def _over(self, candidates: Candidates, shown: Sequence[Shown], where: Filter | None) -> bool:
+        """Nothing that is wanted lies deeper."""
         least, ranked = self._task.least, candidates.ranked
-        return candidates.exhausted or (least is not None and bool(ranked) and ranked[-1][1] < least)
+        if candidates.exhausted or (least is not None and bool(ranked) and ranked[-1][1] < least):
+            return True
+        return self._task.query.group_by is not None and bool(shown) and not self._more_documents(shown, where)
+
+    def _more_documents(self, shown: Sequence[Shown], where: Filter | None) -> bool:
+        """Whether any other document answers at all: or a few long ones are gone through to their ends for nothing."""
+        seen = Not(part=In(field="document_id", values=tuple(item.chunk.document_id for item in shown)))
+        with self._task.watch.timed("search"):
+            others = ask(self._index, self._asked, seen if where is None else And(parts=(where, seen)), 1)
+        return bool(others.dense or others.lexical)
 
     def _furnished(self, pool: Pool) -> Pool:
         """With what later steps need of the index."""

@@ -367,6 +367,10 @@ def test_openapi_is_complete(shared_api: Api) -> None:
     assert schema["openapi"].startswith("3.1")
     expected = {
         "/v1/search": {"post"},
+        "/v1/search/batch": {"post"},
+        "/v1/chunks/{chunk_id}": {"get"},
+        "/v1/embeddings": {"post"},
+        "/v1/models": {"get"},
         "/v1/feedback": {"post"},
         "/v1/documents": {"get", "post", "delete"},
         "/v1/documents/{document_id}": {"get", "delete"},
@@ -378,6 +382,7 @@ def test_openapi_is_complete(shared_api: Api) -> None:
         "/v1/jobs/{job_id}/events": {"get"},
         "/livez": {"get"},
         "/readyz": {"get"},
+        "/metrics": {"get"},
     }
     assert {path: set(operations) for path, operations in schema["paths"].items()} == expected
     operations = [operation for path in schema["paths"].values() for operation in path.values()]
@@ -386,13 +391,23 @@ def test_openapi_is_complete(shared_api: Api) -> None:
         assert operation["summary"]
         assert operation["tags"]
         for status, response in operation["responses"].items():
-            wanted = "application/json" if int(status) < 400 else "application/problem+json"
+            plain = "text/plain" if operation["operationId"] == "metrics" else "application/json"
+            wanted = plain if int(status) < 400 else "application/problem+json"
             if operation["operationId"] == "follow_job" and int(status) < 400:
                 assert set(response.get("content", ())) == ({"text/event-stream"} if status == "200" else set())
                 continue
             assert set(response["content"]) == {wanted}
     assert schema["components"]["schemas"].keys().isdisjoint({"HTTPValidationError", "ValidationError"})
-    bodies = ("SearchRequest", "FeedbackItem", "PutDocuments", "TextDocument", "NewCollection", "RetrainRequest")
+    bodies = (
+        "SearchRequest",
+        "SearchBatch",
+        "MmrRequest",
+        "FeedbackItem",
+        "PutDocuments",
+        "TextDocument",
+        "NewCollection",
+        "RetrainRequest",
+    )
     for name in (*bodies, "IngestRequest"):
         assert schema["components"]["schemas"][name]["additionalProperties"] is False
     put = schema["paths"]["/v1/documents"]["post"]

@@ -168,6 +168,7 @@ def refused(api: Api, path: str, body: Any) -> dict[str, Any]:
         ({"searches": []}, "searches"),
         ({"searches": [{"query": "x"}] * 65}, "searches"),
         ({"searches": {"query": "x"}}, "searches"),
+        ({"searches": [{"query": "x", "k": 1000}] * 10 + [{"query": "x", "k": 1}]}, "searches"),
         ({"searches": [{"query": "x"}, 5]}, "searches[1]"),
         ({"searches": [{"query": "x"}, {}]}, "searches[1].query"),
         ({"searches": [{"query": "x"}, {"query": " "}]}, "searches[1].query"),

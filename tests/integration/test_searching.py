@@ -87,6 +87,27 @@ def test_it_goes_deeper_until_there_are_k_documents(house: House, mode: Mode) ->
     assert len(hits(house, "fox", k=9, mode=mode, group_by=GroupBy.DOCUMENT)) == 4
 
 
+@pytest.mark.parametrize("options", [{}, {"mmr": Mmr(diversity=0.5)}, {"rerank": True}], ids=str)
+def test_long_documents_are_not_gone_through_when_there_are_no_others(
+    house: House, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    rerank_by(house, lambda text: 1.0)
+    house.put(document("a", "\n\n".join(f"fox x{i}" for i in range(300))), document("b", "fox"))
+    house.catch_up()
+    points, depths = house.index.points, list[int]()
+    real = points.search_dense
+
+    def spy(vector: Any, k: int, where: Filter | None = None) -> Any:
+        depths.append(k)
+        return real(vector, k, where)
+
+    monkeypatch.setattr(points, "search_dense", spy)
+    assert len(hits(house, "fox", k=2, mode=DENSE, group_by=GroupBy.DOCUMENT, **options)) == 2
+    assert len(hits(house, "fox", k=5, mode=DENSE, group_by=GroupBy.DOCUMENT, **options)) == 2
+    assert max(depths) < 301  # the second would have had to look at all of them
+    assert 1 in depths
+
+
 # -- context -----------------------------------------------------------------------------------------------------------
 
 FIVE = "one fox\n\ntwo den\n\nthree tea\n\nfour cup\n\nfive whale"
