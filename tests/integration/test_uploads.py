@@ -348,7 +348,7 @@ def test_a_database_that_goes_away_leaves_what_may_have_been_promised(
 ) -> None:
     """Whether the transaction was committed is not known; what nobody needs is swept later."""
 
-    def lost(*_arguments: object) -> int:
+    def lost(*_arguments: object, **_options: object) -> int:
         raise DatabaseUnavailable("the connection was lost")
 
     api, folder = taking, Folder(taking.workspace.home)
