@@ -193,12 +193,13 @@ def test_keys_and_those_they_speak_for(server: Api) -> None:
     time.sleep(MOMENT_SECONDS)  # so long a server remembers that there were none
     with pytest.raises(Unauthenticated), Client(url) as nobody:
         nobody.search("fox")
-    with Client(url, api_key=make_key(server.workspace, Scope.INGEST, principals=["user:bob"])) as client:
-        client.put([TextDocument(uri="doc:note", text="red fox note", acl=["user:bob", "user:bärbel"])])
     with Client(url, api_key=writer) as client:
         private = TextDocument(uri="doc:diary", text="red fox diary")  # for whom the key is
         public = TextDocument(uri="doc:poem", text="red fox poem", acl=EVERYBODY)
-        assert client.put([private, public], wait=True).indexed
+        others = TextDocument(uri="doc:note", text="red fox note", acl=["user:bob", "user:bärbel"])
+        assert client.put([private, public, others], wait=True).indexed
+        with pytest.raises(Conflict, match="may not read"):
+            client.put([others])  # written for others, it is not one's own any more
         assert [(one.uri, one.acl, one.seq) for one in client.documents()] == [
             ("doc:diary", ["user:ann"], None),
             ("doc:poem", None, None),
