@@ -136,12 +136,12 @@ def test_the_secrets_and_what_else_people_put_beside_the_file_stay_out_of_git() 
     assert COMPOSE["secrets"]["database_password"]["file"] == "./.secrets/database_password"
 
 
-def test_everything_listens_on_loopback_only() -> None:
+def test_everything_listens_on_loopback_until_it_is_told_otherwise() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert ports == {"postgres": ["127.0.0.1:54320:5432"], "qdrant": ["127.0.0.1:63330:6333"]}
     assert [name for name, service in SERVICES.items() if "network_mode" in service] == ["api"]
     assert SERVICES["api"]["network_mode"] == "host"
-    assert "NVR_API__HOST" not in FILE.read_text(encoding="utf-8")  # the default is loopback
+    assert SERVICES["api"]["environment"]["NVR_API__HOST"] == "127.0.0.1"
 
 
 @EVERY
@@ -197,7 +197,8 @@ def test_the_servers_are_what_the_services_expect() -> None:
     environment = SERVICES["postgres"]["environment"]
     assert (environment["POSTGRES_USER"], environment["POSTGRES_DB"]) == ("nvr", "nvr")
     assert environment["POSTGRES_PASSWORD_FILE"] == "/run/secrets/database_password"
-    moved = composition(API_PORT="1", POSTGRES_PORT="2", QDRANT_PORT="3", SECRETS="/s")
+    moved = composition(API_HOST="0.0.0.0", API_PORT="1", POSTGRES_PORT="2", QDRANT_PORT="3", SECRETS="/s")
+    assert moved["services"]["api"]["environment"]["NVR_API__HOST"] == "0.0.0.0"
     assert moved["services"]["api"]["environment"]["NVR_API__PORT"] == "1"
     assert moved["services"]["api"]["environment"]["NVR_DATABASE_URL"] == "postgresql://nvr@127.0.0.1:2/nvr"
     assert moved["services"]["api"]["environment"]["NVR_QDRANT__URL"] == "http://127.0.0.1:3"
@@ -241,7 +242,7 @@ def test_the_image_installs_and_runs_what_there_is() -> None:
     runs = instructions("RUN")
     installs = [line for line in runs if "pip install" in line]
     extras = {extra for line in installs for found in re.findall(r"\.\[([\w,]+)\]", line) for extra in found.split(",")}
-    assert extras == {"postgres", "training"}
+    assert extras == {"mcp", "postgres", "training"}
     assert extras <= set(PROJECT["optional-dependencies"])
     assert "--constraint requirements.lock" in installs[0]
     assert instructions("ENTRYPOINT") == ['["nvr-rag"]']
