@@ -18,7 +18,7 @@ from typing import Any
 
 from nvr_rag import jobs, retries
 from nvr_rag.db.session import Database
-from nvr_rag.errors import NvrError, Stopped
+from nvr_rag.errors import DatabaseUnavailable, NvrError, Stopped
 from nvr_rag.ids import new_id
 from nvr_rag.jobs import Hold, Job
 from nvr_rag.observing import context
@@ -196,6 +196,7 @@ class JobLoop:
         self._thread: threading.Thread | None = None
         self._avoided: dict[int, float] = {}  # job id -> until when it is left to others
         self._patience = Patience(f"the {name}")
+        self._away = False  # the database is: that is told of where it is asked, not here
 
     @property
     def job_kinds(self) -> Sequence[str]:
@@ -219,7 +220,7 @@ class JobLoop:
         """None while it is well; otherwise what is wrong."""
         if self._thread is None or not self._thread.is_alive():
             return f"the {self._name} is not running"
-        if self._patience.trouble is not None:
+        if self._patience.trouble is not None and not self._away:
             return f"the {self._name} failed and tries again: {self._patience.trouble}"
         return None
 
@@ -228,6 +229,7 @@ class JobLoop:
             try:
                 done = self.step(workspace)
             except Exception as error:  # the thread must outlive what nobody has foreseen
+                self._away = isinstance(error, DatabaseUnavailable)
                 self._stop.wait(self._patience.failed(error))
                 continue
             self._patience.succeeded()

@@ -285,6 +285,7 @@ def test_a_loop_outlives_a_database_that_is_away_and_says_so_once(
 ) -> None:
     with caplog.at_level(logging.INFO):
         outage.on = True
+        soon(lambda: outage.refused > 1)  # a look that began before would still find the job
         job_id = jobs.enqueue(workspace.database, "work", {})
         soon(lambda: outage.refused > 5)
         assert loop.problem() is None
