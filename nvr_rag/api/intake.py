@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from nvr_rag.api.limits import MAX_WAIT_SECONDS, CollectionName, NoControls, NoNul, Opaque, Uri, bounded_json
@@ -26,6 +26,18 @@ def _from_json(value: object) -> object:
 
 
 FromJson = BeforeValidator(_from_json)
+
+_SWITCH = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}  # as clients write them
+
+
+def _from_text(value: object) -> object:
+    """A field of a form that is on or off."""
+    if isinstance(value, str) and value not in _SWITCH:
+        raise PydanticCustomError("not_a_switch", "must be a boolean: true or false")
+    return _SWITCH[value] if isinstance(value, str) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_from_text), WithJsonSchema({"enum": [True, False, *_SWITCH]})]
 
 
 class UploadFields(Body):
@@ -51,7 +63,7 @@ class UploadFields(Body):
         description="A JSON list of the principals who may read it, null: everybody. Left out: those that the key is "
         "for; everybody where it names none. Of every file.",
     )
-    wait: bool = Field(default=False, description="Answer when the index that serves the collection has them.")
+    wait: Switch = Field(default=False, description="Answer when the index that serves the collection has them.")
     timeout_seconds: float = Field(default=30.0, ge=0, le=MAX_WAIT_SECONDS, description="How long to wait at most.")
 
 

@@ -32,6 +32,16 @@ def get_job(job_id: Number, parts: PartsOf, caller: JobCaller) -> JobInfo:
     return info_of(_seen(parts.workspace.database, job_id, caller), caller)
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "A job, as GET answers it."},
+        "id": {"type": "string"},
+    },
+}
+
+
 @router.get(
     "/{job_id}/events",
     status_code=200,
@@ -41,7 +51,7 @@ def get_job(job_id: Number, parts: PartsOf, caller: JobCaller) -> JobInfo:
         200: {
             "description": "Server-sent events: the job as JSON, at once and whenever it has changed; the last one has "
             f"the id {LAST}, and `finished_at`.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
         },
         204: {"description": "The Last-Event-ID says that it has ended: there is nothing to follow."},
         **problem_responses(404, 422, 503),
