@@ -21,7 +21,8 @@ from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.testing import MemoryStore
 from nvr_rag.types import ANYBODY, OWNER, ChunkDraft, GroupBy, Hit, Mmr, Mode, ParsedText, Query, Reader, SearchResult
 from nvr_rag.upkeep import indexing
-from tests.support import House, document
+from nvr_rag.upkeep.writing import Work
+from tests.support import House, document, paragraphs
 
 ANN, BOB = Reader(principals=frozenset({"user:ann"})), Reader(principals=frozenset({"user:bob"}))
 DENSE = Mode.DENSE
@@ -456,6 +457,42 @@ def test_ranks_do_not_count_what_may_not_be_seen_while_the_index_lags(house: Hou
     if mode == Mode.HYBRID:
         assert [hit.lexical_rank for hit in found] == [1, 2]
         assert [hit.score for hit in found] == pytest.approx([2 / 61, 2 / 62])
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("options", [{}, {"context": 1}, {"mmr": Mmr(diversity=0.5), "explain": True}], ids=str)
+def test_what_opens_and_closes_while_the_index_never_stands_still(
+    house: House, monkeypatch: pytest.MonkeyPatch, before: bool, options: dict[str, Any]
+) -> None:
+    """Versions of odd numbers are for ann: bob sees nothing of them, whatever the one after is."""
+    house.put(document("a", two_parts(0)), document("b", "fox for all"))
+    house.catch_up()
+    points, numbers = house.index.points, iter(range(1, 1000))
+    real = points.search_dense
+
+    def move() -> None:
+        number = next(numbers)
+        house.put(document("a", two_parts(number), title=str(number), acl=["user:ann"] if number % 2 else None))
+        indexing.apply_round(house.database, house.index, paragraphs, work=Work())
+
+    def step(*args: Any) -> Any:
+        if before:
+            move()
+        answer = real(*args)
+        if not before:
+            move()
+        return answer
+
+    monkeypatch.setattr(points, "search_dense", step)
+    for _ in range(3):
+        found = hits(house, "fox", mode=DENSE, reader=BOB, **options)
+        shown = [hit.text for hit in found if hit.uri == "a"]
+        shown += [hit.title for hit in found if hit.title]
+        shown += [part for hit in found if hit.context for part in around(hit) if part.strip()]
+        assert all(int(text.split()[-1]) % 2 == 0 for text in shown)
+        assert len({text.split()[-1] for text in shown}) <= 1
+        assert [hit.dense_rank for hit in found] == list(range(1, len(found) + 1)) or "mmr" in options
+        move()
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
