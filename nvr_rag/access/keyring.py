@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 
 from nvr_rag.access import keys
 from nvr_rag.access.callers import LOCAL, Caller
@@ -26,7 +27,9 @@ class Keyring:
         self._database, self._required = database, required
         self._known: dict[bytes, tuple[float, Caller]] = {}
         self._open_until = 0.0  # so long nobody needs to ask whether keys exist
-        self._was_open = False  # the last time that somebody asked
+        self._was_open = False  # the last time that the database was asked
+        with suppress(DatabaseUnavailable), database.read() as connection:
+            self._was_open = not required and not keys.exist(connection)
 
     def remembered(self, key: str | None) -> Caller | None:
         """The caller, where that was found out a moment ago; takes no time, and may be called on an event loop."""
