@@ -188,7 +188,12 @@ async def _of_router(request: Request, error: Exception) -> Response:
 def _possible(request: Request) -> str:
     """The methods of a path; the router names those of the first of its routes only."""
     app: FastAPI = request.app
-    matching = (route for route in app.routes if isinstance(route, Route) and route.path_regex.match(request.url.path))
+    matching = (
+        route
+        for part in app.routes  # a router that was included keeps its routes to itself
+        for route in getattr(getattr(part, "original_router", None), "routes", [part])
+        if isinstance(route, Route) and route.path_regex.match(request.url.path)
+    )
     return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 

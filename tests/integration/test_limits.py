@@ -107,6 +107,10 @@ def test_more_requests_than_it_takes_at_a_time(api: Api, monkeypatch: pytest.Mon
         assert go_on.wait(20)
         return search(*arguments, **options)  # type: ignore[arg-type]
 
+    deadline = time.monotonic() + 20
+    while api.client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     monkeypatch.setattr(api.workspace.retriever, "search", slowly)
     answers: list[dict[str, object]] = []
     threads = [threading.Thread(target=lambda: answers.append(api.search("tea"))) for _ in range(AT_ONCE)]
