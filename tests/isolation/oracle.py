@@ -127,6 +127,12 @@ class Oracle:
         with self._lock:
             return [key for key, who in self._askers.items() if (who == asker) == mine]
 
+    def home(self, mark: str) -> Known | None:
+        """The document that has a mark."""
+        with self._lock:
+            versions = self._marks.get(mark)
+        return versions[0].document if versions else None
+
     def leaks(self, text: str, sent: str, caller: Caller | None, window: Window) -> Iterator[str]:
         """The marks of an answer that this caller could not know, and did not send."""
         for mark in set(MARK.findall(text)) - set(MARK.findall(sent)):

@@ -310,7 +310,8 @@ def feedback(prober: Prober) -> Asked:
     known = prober.some()
     outside = prober.has(Scope.TRAIN) and draw.random() < 0.6
     shown = oracle.shown(query_id) if draw.random() < 0.5 else ()
-    chunk_id = draw.choice(shown) if shown and not outside else _a_chunk(prober, known)
+    chunk_id = draw.choice(shown) if shown else _a_chunk(prober, known)
+    known = oracle.home(chunk_id) or known
     body = {"query_id": query_id, "chunk_id": chunk_id, "kind": "relevant", "outside": outside}
     if not outside and draw.random() < 0.3:
         body = {"query_id": query_id, "kind": "answer_good"}
