@@ -88,7 +88,7 @@ def _load(files: ModelFiles, device: str | None, threads: int | None) -> CrossEn
         torch.set_num_threads(threads)
     try:
         with quiet():
-            model = CrossEncoder(
+            model: CrossEncoder = CrossEncoder(
                 str(files.directory),
                 device="cpu",
                 trust_remote_code=False,
@@ -97,7 +97,8 @@ def _load(files: ModelFiles, device: str | None, threads: int | None) -> CrossEn
             )
         _check_model(model, files.directory)
         _bound(model)
-        return model.to(device or get_device_name()).eval()
+        model.to(device or get_device_name()).eval()
+        return model
     except EncoderError:
         raise
     except Exception as error:  # whatever the libraries raise about a model: it cannot be used
@@ -107,7 +108,8 @@ def _load(files: ModelFiles, device: str | None, threads: int | None) -> CrossEn
 def _check_model(model: CrossEncoder, where: Path) -> None:
     """Raise EncoderError for what the libraries let pass: above all an encoder of single texts, whose head they would
     fill with random numbers."""
-    missing = made_up(model[0].model)
+    transformer: Any = model[0]
+    missing = made_up(transformer.model)
     if missing:
         raise EncoderError(
             f"the weights in {where} lack {missing[0]} ({len(missing)} missing): it is no cross-encoder, or not whole; "
