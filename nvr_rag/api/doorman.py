@@ -16,12 +16,13 @@ from nvr_rag.access.callers import Caller
 from nvr_rag.access.keys import check_principals
 from nvr_rag.api.dependencies import Parts
 from nvr_rag.api.problems import answer_to
-from nvr_rag.errors import InvalidInput, NvrError, Unauthenticated
+from nvr_rag.errors import Forbidden, InvalidInput, NvrError, Unauthenticated
 from nvr_rag.observing import context
 
 KEY_HEADER = "X-API-Key"
 PRINCIPALS_HEADER = "X-NVR-Principals"  # names that the caller vouches for, between commas
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+_OWN_SITES = frozenset({"none", "same-origin"})  # what a browser says of an address that was typed, and of our own page
 
 
 class Doorman:
@@ -41,7 +42,8 @@ class Doorman:
 
 
 async def _caller(scope: Scope) -> Caller:
-    """Who asks. Raises Unauthenticated, TooManyRequests, Forbidden and InvalidInput (on whose behalf?)."""
+    """Who asks. Raises Unauthenticated, Forbidden (a page of another site), TooManyRequests, and on whose behalf he
+    may not ask: Forbidden, InvalidInput."""
     app: FastAPI = scope["app"]
     parts: Parts = app.state.parts
     headers = Headers(scope=scope)
@@ -51,6 +53,8 @@ async def _caller(scope: Scope) -> Caller:
     if caller is None:
         caller = await run_sync(parts.keyring.identify, key, limiter=parts.spare)
     context.note(key_id=caller.key_id)
+    if caller.key_id is None:
+        _check_site(headers)
     parts.buckets.take(caller)
     named = headers.getlist(PRINCIPALS_HEADER)
     return caller.on_behalf_of(_principals(named)) if named else caller
@@ -72,6 +76,19 @@ def key_of(headers: Headers) -> str | None:
     if len(found) > 1:
         raise Unauthenticated("the request has two different keys; send one")
     return next(iter(found), None)
+
+
+def _check_site(headers: Headers) -> None:
+    """Raise Forbidden for what a page of another site sends from a browser on this machine: a form needs nobody's
+    leave to go anywhere, and without keys nothing else tells it from what the machine's user sends."""
+    told = headers.getlist("Sec-Fetch-Site")
+    host = headers.get("Host", "").lower()
+    origins = [origin.lower().partition("://")[2] for origin in headers.getlist("Origin")]
+    if not _OWN_SITES.issuperset(told) or any(not origin or origin != host for origin in origins):
+        raise Forbidden(
+            "a web page of another site has sent this, and without a key only programs of this machine may ask; make "
+            "a key (nvr-rag keys create) and send it"
+        )
 
 
 def _principals(values: list[str]) -> frozenset[str]:

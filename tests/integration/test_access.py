@@ -82,6 +82,35 @@ def test_every_path_but_the_open_ones_needs_a_key(full: Api) -> None:
         assert full.client.get(path).status_code == 200
 
 
+ELSEWHERE: list[dict[str, str]] = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},  # another port of this machine
+    {"Origin": "https://elsewhere.example"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "null"},
+    {"Origin": "file://"},
+    {"Origin": "http://["},
+]
+
+
+@pytest.mark.parametrize("said", ELSEWHERE)
+def test_a_page_of_another_site_needs_a_key(full: Api, said: dict[str, str]) -> None:
+    """A form is sent anywhere without the browser's asking first, and a page can see which addresses answer."""
+    form: dict[str, Any] = {"files": {"file": ("a.txt", b"not from here")}}
+    problem = full.call("POST", "/v1/documents", 403, headers=said, **form)
+    assert problem["type"] == "urn:nvr-rag:forbidden"
+    full.call("GET", "/v1/collections", 403, headers=said)
+    assert full.client.get("/livez", headers=said).status_code == 200
+    key = make_key(full.workspace, Scope.INGEST)  # which no page knows
+    full.call("POST", "/v1/documents", 202, headers={**said, **bearer(key)}, **form)
+
+
+def test_a_page_of_this_server_needs_none(full: Api) -> None:
+    own = str(full.client.base_url).rstrip("/")
+    for said in ({"Origin": own, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": own.upper()}):
+        full.call("GET", "/v1/collections", headers=said)
+
+
 @pytest.mark.parametrize("how", ["revoked", "expired", "rotated"])
 def test_a_key_ends_within_a_second(full: Api, how: str) -> None:
     lifetime = timedelta(seconds=0.5) if how == "expired" else None
