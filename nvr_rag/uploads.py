@@ -140,7 +140,7 @@ def accept(
         check_waiting(connection, ids, by.reader)
         payload["reader"] = {"principals": sorted(by.reader.principals), "everything": by.reader.everything}
     job_id = jobs.add(connection, KIND, payload, by=by)
-    withdraw(connection, ids)
+    withdraw(connection, collection_id, ids)
     for key, one in zip(ids, files, strict=True):
         connection.execute(
             insert(t.Upload).values(
@@ -175,11 +175,14 @@ def check_waiting(connection: Connection, document_ids: Sequence[str], reader: R
             raise taken(row.uri)
 
 
-def withdraw(connection: Connection, document_ids: Sequence[str], *, reader: Reader = OWNER) -> list[str]:
-    """Let what waits for documents count no more: something newer has come, or they are deleted. Those that waited and
-    were for the reader."""
+def withdraw(
+    connection: Connection, collection_id: int, document_ids: Sequence[str], *, reader: Reader = OWNER
+) -> list[str]:
+    """Let what waits for documents of a collection count no more: something newer has come, or they are deleted. Those
+    that waited and were for the reader."""
     u = t.Upload
-    rows = connection.execute(select(u.document_id, u.acl).where(u.document_id.in_(document_ids))).all()
+    mine = (u.collection_id == collection_id, u.document_id.in_(document_ids))  # whoever asks may name any id
+    rows = connection.execute(select(u.document_id, u.acl).where(*mine)).all()
     there = {row.document_id for row in rows if reader.may_read(row.acl)}
     connection.execute(delete(u).where(u.document_id.in_(there)))
     return [key for key in document_ids if key in there]

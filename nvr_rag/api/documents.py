@@ -136,7 +136,8 @@ def _delete(database: Database, caller: Caller, collection: str, key: str, name:
     caller.check_collection(collection)
     with database.write() as connection:
         gone = corpus.delete_documents(connection, collection, [key], reader=caller.reader)
-        waited = uploads.withdraw(connection, [key], reader=caller.reader)
+        collection_id = collections.find(connection, collection)
+        waited = uploads.withdraw(connection, collection_id, [key], reader=caller.reader)
     if not gone and not waited:
         raise NotFound(f"no document with this {name} in the collection {collection!r}")
     return Deleted(deleted=[key])
@@ -153,7 +154,8 @@ def _put(database: Database, body: PutDocuments, caller: Caller, key: str | None
         puts = corpus.put(connection, body.collection, documents, reader=caller.reader)
         keys = [put.document_id for put in puts]
         uploads.check_waiting(connection, keys, caller.reader)
-        uploads.withdraw(connection, keys)  # what was accepted before counts no more
+        collection_id = collections.find(connection, body.collection)
+        uploads.withdraw(connection, collection_id, keys)  # what was accepted before counts no more
         results = [
             PutResult(
                 id=put.document_id, uri=document.uri, outcome=put.outcome, seq=put.seq if caller.knows_all else None
@@ -161,7 +163,7 @@ def _put(database: Database, body: PutDocuments, caller: Caller, key: str | None
             for put, document in zip(puts, documents, strict=True)
         ]
         # Documents that did not change may still be waiting for an index: then the log's head is what counts.
-        head = collections.head_seq(connection, collections.find(connection, body.collection))
+        head = collections.head_seq(connection, collection_id)
         seq = max(put.seq for put in puts) or head
         if key:
             answer = {"documents": [one.model_dump(mode="json") for one in results], "seq": seq}

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
-from nvr_rag import jobs, uploads
+from nvr_rag import ids, jobs, uploads
 from nvr_rag.access import keys
 from nvr_rag.access.callers import Caller, Scope
 from nvr_rag.access.keys import NewKey
@@ -20,6 +20,7 @@ from nvr_rag.running.working import JobLoop
 from nvr_rag.types import Reader
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
+from tests.integration.key_support import make_key
 from tests.isolation.world import Idle, PlainUploads
 
 SEA, FIR = "group:sea", "group:fir"
@@ -132,6 +133,22 @@ def test_what_changed_hands_while_a_file_waited(full: Api) -> None:
     assert words[0].replace("late", "*") == words[1].replace("l8te", "*")
     assert uploads.reader_of(jobs.get(full.workspace.database, job_id).payload) == fir.caller.reader
     assert fir.call("DELETE", "/v1/documents", params={"uri": "late"})["deleted"]
+
+
+def test_a_waiting_file_of_a_collection_that_a_key_is_not_for(full: Api) -> None:
+    full.call("POST", "/v1/collections", 201, json={"name": "theirs"})
+    new = uploads.NewUpload(file="x", uri="late", name="x", media_type="", sha256="0" * 64, metadata={})
+    with full.workspace.database.write() as connection:
+        uploads.accept(connection, "theirs", "elsewhere", [new])
+    key = make_key(full.workspace, Scope.INGEST, collections=["default"])
+    guessed = ids.document_id("theirs", "late")
+    full.call("DELETE", f"/v1/documents/{guessed}", 404, headers={"X-API-Key": key})
+    with full.workspace.database.read() as connection:
+        assert list(connection.scalars(select(t.Upload.document_id))) == [guessed]
+    owner = make_key(full.workspace, Scope.INGEST)
+    full.call("DELETE", f"/v1/documents/{guessed}", headers={"X-API-Key": owner}, params={"collection": "theirs"})
+    with full.workspace.database.read() as connection:
+        assert list(connection.scalars(select(t.Upload.document_id))) == []
 
 
 def test_what_could_not_be_read_is_for_its_readers_too(full: Api) -> None:
