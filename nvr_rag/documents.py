@@ -95,9 +95,10 @@ def parsed(connection: Connection, key: str) -> ParsedText:
 
 def get(connection: Connection, collection: str, key: str, *, reader: Reader = OWNER) -> Document:
     """One document by its id or its URI, deleted ones too. Raises NotFound, also for one that is not for the reader."""
-    collection_id = collections.find(connection, collection)
-    named = or_(t.Document.id == storable(key), t.Document.uri == storable(key))
-    statement = _documents(collection_id).where(named, _readable(connection, reader))
+    collection_id, key = collections.find(connection, collection), storable(key)
+    named = or_(t.Document.id == key, t.Document.uri == key)
+    # An id before a URI that looks like it: whoever stores documents chooses URIs.
+    statement = _documents(collection_id).where(named, _readable(connection, reader)).order_by(t.Document.id != key)
     row = connection.execute(statement, reading.bound(reader)).mappings().first()
     if row is None:
         raise NotFound(f"no document {key[:200]!r} in the collection {collection!r}")

@@ -15,11 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from nvr_rag import jobs
 from nvr_rag.access.callers import Caller
 from nvr_rag.api.telling import info_of
-from nvr_rag.db.session import Database
-from nvr_rag.errors import DatabaseUnavailable, NotFound
+from nvr_rag.errors import DatabaseUnavailable, NotFound, Unauthenticated
 from nvr_rag.jobs import Job
 
 MAX_STREAMS = 64  # of one process
@@ -70,8 +68,13 @@ class EventStream(StreamingResponse):
             self._on_end()
 
 
-async def events_of(database: Database, job: Job, caller: Caller, stopping: Callable[[], bool]) -> AsyncIterator[str]:
-    """The job as it is for a caller, and again whenever it has changed, until it has ended; comments in between."""
+async def events_of(
+    look: Callable[[], Job], job: Job, caller: Caller, stopping: Callable[[], bool]
+) -> AsyncIterator[str]:
+    """The job as it is for a caller, and again whenever it has changed, until it has ended; comments in between.
+
+    `look` says how it is now, in another thread, or raises where it is gone or the caller's key is.
+    """
     begun = spoken = time.monotonic()
     yield _RETRY
     said = ""
@@ -88,8 +91,8 @@ async def events_of(database: Database, job: Job, caller: Caller, stopping: Call
             return
         await anyio.sleep(POLL_SECONDS)
         try:
-            job = await run_in_threadpool(jobs.get, database, job.id)
+            job = await run_in_threadpool(look)
         except DatabaseUnavailable:
             continue  # what is known goes on being true
-        except NotFound:  # forgotten meanwhile
+        except (NotFound, Unauthenticated):  # forgotten meanwhile, or nothing more is told
             return

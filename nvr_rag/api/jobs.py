@@ -12,6 +12,7 @@ from nvr_rag import jobs
 from nvr_rag.access.callers import Caller
 from nvr_rag.api.authorization import JobCaller
 from nvr_rag.api.dependencies import PartsOf
+from nvr_rag.api.doorman import key_of
 from nvr_rag.api.events import LAST, EventStream, events_of
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo
@@ -69,8 +70,15 @@ async def follow_job(
     job = await run_in_threadpool(_seen, database, job_id, caller)
     if last_event_id == LAST and job.finished:
         return Response(status_code=204)
+    key = key_of(request.headers)
+
+    def look() -> Job:
+        if parts.keyring.remembered(key) is None:
+            parts.keyring.identify(key)  # a stream outlives no key
+        return _seen(database, job_id, caller)
+
     parts.streams.enter()
-    told = events_of(database, job, caller, request.app.state.stopping.is_set)
+    told = events_of(look, job, caller, request.app.state.stopping.is_set)
     return EventStream(told, parts.streams.leave)
 
 

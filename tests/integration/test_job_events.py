@@ -13,8 +13,11 @@ import httpx
 import pytest
 
 from nvr_rag import jobs
+from nvr_rag.access import keys
+from nvr_rag.access.callers import Scope
 from nvr_rag.api import events
 from tests.integration.api_support import Api
+from tests.integration.key_support import make_key
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +77,22 @@ def test_a_silent_job_sends_signs_of_life(api: Api, monkeypatch: pytest.MonkeyPa
         said = [next(lines) for _ in range(10)]
     assert said[:3] == ["retry: 3000", "", said[2]]
     assert said[4:9] == [":", "", ":", "", ":"]
+
+
+@pytest.mark.parametrize("how", ["revoked", "the first key is made"])
+def test_a_stream_outlives_no_key(api: Api, how: str) -> None:
+    key = make_key(api.workspace, Scope.ADMIN) if how == "revoked" else None
+    job = jobs.enqueue(api.workspace.database, "work", {})
+    headers = {} if key is None else {"X-API-Key": key}
+    with api.client.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as response:
+        stream = followed(response)
+        assert (next(stream), told(next(stream))["state"]) == ({"retry": "3000"}, "queued")
+        if key is None:
+            make_key(api.workspace, Scope.SEARCH)
+        else:
+            with api.workspace.database.write() as connection:
+                keys.revoke(connection, keys.all_keys(connection)[0].id)
+        assert list(stream) == []  # it ends, although the job has not
 
 
 def test_what_is_not_there_is_said(api: Api) -> None:

@@ -47,6 +47,13 @@ def test_added_updated_unchanged(house: House) -> None:
     assert (stored(house, "a").generation, stored(house, "a").seq, stored(house, "b").generation) == (2, 3, 1)
 
 
+def test_an_id_names_its_own_document_whatever_others_are_called(house: House) -> None:
+    real = document_id("default", "real")
+    house.put(document(real, "called by the id of another one"))
+    house.put(document("real", "the one that has it"))
+    assert stored(house, real).uri == "real"
+
+
 def test_going_back_to_an_older_text_is_a_change(house: House) -> None:
     for text_, expected in (("A", ("added", 1)), ("B", ("updated", 2)), ("A", ("updated", 3))):
         assert outcomes(house, document("a", text_)) == [expected]
