@@ -52,6 +52,11 @@ class Caller:
         return self.reader.everything or self.key_id is None
 
     @property
+    def manages(self) -> bool:
+        """Whether he may be told how the server is inside: hosts, folders, what is wrong."""
+        return self.key_id is None or Scope.ADMIN in self.scopes
+
+    @property
     def counts(self) -> Reader:
         """Whose documents are counted for him."""
         return OWNER if self.knows_all else self.reader

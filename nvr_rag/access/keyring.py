@@ -39,6 +39,11 @@ class Keyring:
         until, caller = self._known.get(_digest(key), (0.0, None))
         return caller if now < until else None
 
+    @property
+    def was_open(self) -> bool:
+        """Whether one could come in without a key when the database was last asked."""
+        return self._was_open
+
     def is_open(self) -> bool:
         """Whether one may come in without a key; while the database does not answer, whether one could before."""
         try:

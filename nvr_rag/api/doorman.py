@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from nvr_rag.access.callers import Caller
+from nvr_rag.access.callers import LOCAL, Caller
 from nvr_rag.access.keys import check_principals
 from nvr_rag.api.dependencies import Parts
 from nvr_rag.api.problems import answer_to
@@ -22,6 +22,7 @@ from nvr_rag.observing import context
 KEY_HEADER = "X-API-Key"
 PRINCIPALS_HEADER = "X-NVR-Principals"  # names that the caller vouches for, between commas
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/openapi.json"})
+_PASSED_ON = ("Forwarded", "X-Forwarded-For")  # how proxies say for whom they ask
 _OWN_SITES = frozenset({"none", "same-origin"})  # what a browser says of an address that was typed, and of our own page
 
 
@@ -36,14 +37,22 @@ class Doorman:
             try:
                 scope["state"]["caller"] = await _caller(scope)
             except NvrError as error:
-                await answer_to(Request(scope), error)(scope, receive, send)
+                await answer_to(Request(scope), error, _guess(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
+def _guess(scope: Scope) -> Caller | None:
+    """Who it is that was not let in, as far as the words about it go: this machine's user, while there were no keys
+    when that was last known."""
+    app: FastAPI = scope["app"]
+    parts: Parts = app.state.parts
+    return None if has_key(Headers(scope=scope)) or not parts.keyring.was_open else LOCAL
+
+
 async def _caller(scope: Scope) -> Caller:
-    """Who asks. Raises Unauthenticated, Forbidden (a page of another site), TooManyRequests, and on whose behalf he
-    may not ask: Forbidden, InvalidInput."""
+    """Who asks. Raises Unauthenticated, Forbidden (from elsewhere), TooManyRequests, and on whose behalf he may not
+    ask: Forbidden, InvalidInput."""
     app: FastAPI = scope["app"]
     parts: Parts = app.state.parts
     headers = Headers(scope=scope)
@@ -54,7 +63,7 @@ async def _caller(scope: Scope) -> Caller:
         caller = await run_sync(parts.keyring.identify, key, limiter=parts.spare)
     context.note(key_id=caller.key_id)
     if caller.key_id is None:
-        _check_site(headers)
+        _check_place(headers)
     parts.buckets.take(caller)
     named = headers.getlist(PRINCIPALS_HEADER)
     return caller.on_behalf_of(_principals(named)) if named else caller
@@ -78,9 +87,15 @@ def key_of(headers: Headers) -> str | None:
     return next(iter(found), None)
 
 
-def _check_site(headers: Headers) -> None:
-    """Raise Forbidden for what a page of another site sends from a browser on this machine: a form needs nobody's
-    leave to go anywhere, and without keys nothing else tells it from what the machine's user sends."""
+def _check_place(headers: Headers) -> None:
+    """Raise Forbidden for what comes from elsewhere, where there are no keys: through a proxy of this machine, or from
+    a page of another site in one of its browsers. A form needs nobody's leave to go anywhere, and nothing else tells
+    it from what the machine's user sends."""
+    if any(name in headers for name in _PASSED_ON):
+        raise Forbidden(
+            "a proxy has passed this on, and without a key only programs of this machine may ask; make a key "
+            "(nvr-rag keys create) and send it"
+        )
     told = headers.getlist("Sec-Fetch-Site")
     host = headers.get("Host", "").lower()
     origins = [origin.lower().partition("://")[2] for origin in headers.getlist("Origin")]
@@ -93,6 +108,8 @@ def _check_site(headers: Headers) -> None:
 
 def _principals(values: list[str]) -> frozenset[str]:
     """The names in the header, which are UTF-8. Raises InvalidInput."""
+    if len(values) > 1:  # a proxy that adds its own would let through what its client said before
+        raise InvalidInput(f"{PRINCIPALS_HEADER} is there more than once; send it once", field=PRINCIPALS_HEADER)
     try:
         said = [value.encode("latin-1").decode("utf-8") for value in values]  # as the bytes were sent
     except UnicodeError:

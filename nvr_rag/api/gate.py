@@ -26,6 +26,8 @@ BODY_SECONDS = 30.0  # between two pieces of a body
 ALWAYS = frozenset({"/livez", "/readyz", "/metrics"})
 _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _CLOSE = (b"connection", b"close")
+_NO_STORE = (b"cache-control", b"no-store")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 
 log = logging.getLogger("nvr_rag.api")
 
@@ -152,7 +154,9 @@ class _Request:
             self.status = message["status"]
             if self.status == 413:
                 await self._discard()
-            headers = [*message.get("headers", ()), (REQUEST_ID_HEADER.encode(), self.id.encode())]
+            headers = [*message.get("headers", ()), (REQUEST_ID_HEADER.encode(), self.id.encode()), _NO_SNIFFING]
+            if all(name.lower() != _NO_STORE[0] for name, _ in headers):
+                headers.append(_NO_STORE)  # caches know that an answer depends on Authorization, and of no other key
             if self._stopping.is_set() and _CLOSE not in headers:
                 headers.append(_CLOSE)  # the next request goes to another process, or waits for the next one
             message["headers"] = headers

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from nvr_rag.access.callers import Caller
 from nvr_rag.api.multipart import Malformed
 from nvr_rag.api.schemas import MANY, ONE
 from nvr_rag.errors import (
@@ -46,6 +47,7 @@ from nvr_rag.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from nvr_rag.observing import context
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
@@ -77,6 +79,9 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     NoRoom: (503, "no-room", "There is no room on the disk"),
     DatabaseUnavailable: (503, "database-unavailable", "The database did not answer"),
 }
+
+# Their words name hosts, users and folders, and some count what is stored.
+_INSIDE = (DatabaseUnavailable, StoreError, EncoderError, NoRoom)
 
 _WORDS = {
     "missing": "is required",
@@ -143,8 +148,9 @@ async def _of_ours(request: Request, error: Exception) -> Response:
     return answer_to(request, error)
 
 
-def answer_to(request: Request, error: NvrError) -> Response:
-    """The problem document for one of our errors; raises it where a caller can do nothing about it."""
+def answer_to(request: Request, error: NvrError, caller: Caller | None = None) -> Response:
+    """The problem document for one of our errors; raises it where a caller can do nothing about it. `caller` is who
+    asks, where the request does not say so yet."""
     kind = next((_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS), None)
     if kind is None:
         raise error  # the gate logs it and answers 500
@@ -153,12 +159,22 @@ def answer_to(request: Request, error: NvrError) -> Response:
         log.warning("%s: %s (request %s)", type(error).__name__, error, request.state.request_id)
     return problem(
         status,
-        error.without_others if isinstance(error, NoCollection) else str(error),
+        told_to(caller or getattr(request.state, "caller", None), error),
         request_id=request.state.request_id,
         kind=(slug, title),
         field=error.field if isinstance(error, InvalidInput) else None,
         headers=_advice(status, error),
     )
+
+
+def told_to(caller: Caller | None, error: NvrError) -> str:
+    """An error in words for a caller, None = nobody knows who: what goes on inside is for who manages the server."""
+    if isinstance(error, NoCollection):
+        return error.without_others
+    if (caller is not None and caller.manages) or not isinstance(error, _INSIDE):
+        return str(error)
+    title = next(_KINDS[cls][2] for cls in type(error).__mro__ if cls in _KINDS)
+    return f"{title}; the server's log has more under the request {context.known().get('request_id', '')}"
 
 
 def _advice(status: int, error: Exception) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nvr_rag.errors import NvrError
 from nvr_rag.types import Feedback, Hit, Passage, Query
 
 
@@ -45,3 +46,6 @@ class Desk(Protocol):
 
     def feedback(self, word: Feedback) -> int:
         """Store feedback; how many rows are new."""
+
+    def told(self, error: NvrError) -> str:
+        """What the caller is told of an error."""

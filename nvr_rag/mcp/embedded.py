@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from nvr_rag.access.callers import Caller
 from nvr_rag.client import Client, ServerGone
-from nvr_rag.errors import StoreBusy
+from nvr_rag.errors import NvrError, StoreBusy
 from nvr_rag.mcp.desk import Answer, Desk, Whole
 from nvr_rag.mcp.local import LocalDesk
 from nvr_rag.mcp.remote import RemoteDesk
@@ -57,6 +57,9 @@ class EmbeddedDesk:
 
     def feedback(self, word: Feedback) -> int:
         return self._ask(lambda desk: desk.feedback(word))
+
+    def told(self, error: NvrError) -> str:
+        return str(error)  # whoever asks has the folder, or a server has seen to it
 
     def _ask(self, question: Callable[[Desk], _Given]) -> _Given:
         with self._one:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from nvr_rag import deployments, documents
 from nvr_rag.access.callers import Caller, Scope
-from nvr_rag.errors import NotFound
+from nvr_rag.api.problems import told_to
+from nvr_rag.errors import NotFound, NvrError
 from nvr_rag.mcp.desk import Answer, Whole
 from nvr_rag.query_log import QueryLog, record_feedback
 from nvr_rag.types import Feedback, Passage, Query
@@ -55,6 +56,9 @@ class LocalDesk:
             new = record_feedback(connection, [word], asker=self._caller.asker)
         self._workspace.meter.judged([word.kind])
         return new
+
+    def told(self, error: NvrError) -> str:
+        return told_to(self._caller, error)
 
     def _check(self, collection: str) -> None:
         self._caller.check(Scope.SEARCH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nvr_rag.client import Client
+from nvr_rag.errors import NvrError
 from nvr_rag.mcp.desk import Answer, Whole
 from nvr_rag.types import Feedback, Passage, Query
 
@@ -31,3 +32,6 @@ class RemoteDesk:
 
     def feedback(self, word: Feedback) -> int:
         return self._client.feedback(word).new
+
+    def told(self, error: NvrError) -> str:
+        return str(error)  # the server has seen to it

@@ -69,7 +69,7 @@ def call(tool: Tool, arguments: Mapping[str, Any] | None, desk: Desk) -> Result:
     try:
         return tool.run(desk, _checked(tool.arguments, arguments or {}))
     except NvrError as error:
-        raise ToolFailed(_told(error)) from error
+        raise ToolFailed(_told(desk.told(error), error)) from error
     except Exception as error:  # whatever it is: the agent gets words, and the log has the rest
         name = ids.new_id()
         log.exception("the tool %s failed (%s)", tool.name, name)
@@ -180,9 +180,8 @@ def _no_collection(collection: str, there: Sequence[str], error: NotFound) -> No
     return NotFound(f"no collection {collection!r}; there are: {named or 'none'}")
 
 
-def _told(error: NvrError) -> str:
+def _told(words: str, error: NvrError) -> str:
     """An error for an agent."""
-    words = str(error)
     field = _FIELDS.get(error.field or "", error.field) if isinstance(error, InvalidInput) else None
     named = f"{field}: " if field and not re.search(rf"\b{re.escape(field)}\b", words) else ""
     return f"{named}{words}{' (the same call may succeed in a moment)' if error.retry else ''}"

@@ -15,6 +15,8 @@ from nvr_rag.access import keys
 from nvr_rag.access.callers import Scope
 from nvr_rag.api import listening, server
 from nvr_rag.api.app import create_app
+from nvr_rag.errors import DatabaseUnavailable, EncoderError, NoRoom, NvrError, StoreUnavailable
+from nvr_rag.retriever import Retriever
 from nvr_rag.settings import ApiSettings
 from nvr_rag.types import Reader
 from nvr_rag.workspace import Workspace
@@ -90,11 +92,13 @@ ELSEWHERE: list[dict[str, str]] = [
     {"Origin": "null"},
     {"Origin": "file://"},
     {"Origin": "http://["},
+    {"X-Forwarded-For": "203.0.113.7"},  # a proxy that strangers can reach
+    {"Forwarded": "for=203.0.113.7"},
 ]
 
 
 @pytest.mark.parametrize("said", ELSEWHERE)
-def test_a_page_of_another_site_needs_a_key(full: Api, said: dict[str, str]) -> None:
+def test_what_comes_from_elsewhere_needs_a_key(full: Api, said: dict[str, str]) -> None:
     """A form is sent anywhere without the browser's asking first, and a page can see which addresses answer."""
     form: dict[str, Any] = {"files": {"file": ("a.txt", b"not from here")}}
     problem = full.call("POST", "/v1/documents", 403, headers=said, **form)
@@ -210,6 +214,16 @@ def test_on_whose_behalf(full: Api) -> None:
         assert problem["field"] == "X-NVR-Principals"
 
 
+def test_principals_are_said_once(full: Api) -> None:
+    """A proxy that says whose request it is must not hand on what the client has said before."""
+    bot = make_key(full.workspace, Scope.SEARCH, Scope.IMPERSONATE)
+    headers: Any = [
+        ("Authorization", f"Bearer {bot}"), ("X-NVR-Principals", "group:sea"), ("X-NVR-Principals", "user:ann")
+    ]  # fmt: skip
+    problem = full.call("GET", "/v1/documents", 422, headers=headers)
+    assert (problem["field"], "once" in problem["detail"]) == ("X-NVR-Principals", True)
+
+
 def test_principals_are_utf_8(full: Api) -> None:
     full.put({"uri": "jürgen", "text": "tea of jürgen", "acl": ["user:jürgen"]})
     bot = make_key(full.workspace, Scope.SEARCH, Scope.IMPERSONATE)
@@ -274,6 +288,58 @@ def test_why_a_server_is_not_ready_is_told_to_those_who_manage_it(full: Api) -> 
         response = full.client.get("/readyz", headers=headers)
         assert response.status_code == 503
         assert "disk" not in response.text
+
+
+INSIDE = [
+    DatabaseUnavailable("the database did not answer: db.intern port 5432, user nvr"),
+    StoreUnavailable("qdrant.intern refused"),
+    EncoderError("the files in /srv/intern are damaged"),
+    NoRoom("there is no room on the disk of /srv/intern"),
+]
+
+
+@pytest.mark.parametrize("error", INSIDE, ids=lambda error: type(error).__name__)
+def test_what_is_wrong_inside_is_told_to_those_who_manage_it(
+    full: Api, error: NvrError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Retriever, "search", fail)
+    asked: dict[str, Any] = {"json": {"query": "green"}}
+    plain, admin = make_key(full.workspace, Scope.SEARCH), make_key(full.workspace, Scope.SEARCH, Scope.ADMIN)
+    assert full.call("POST", "/v1/search", 503, headers=bearer(admin), **asked)["detail"] == str(error)
+    problem = full.call("POST", "/v1/search", 503, headers=bearer(plain), **asked)
+    assert "intern" not in str(problem)
+    assert problem["detail"].endswith(f"under the request {problem['request_id']}")
+    assert problem["type"] != "about:blank"
+
+
+@pytest.mark.parametrize("open_", [True, False])
+def test_strangers_are_told_nothing_of_a_database_that_is_away(
+    full: Api, open_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not open_:
+        make_key(full.workspace, Scope.SEARCH)
+    time.sleep(1.1)
+    assert full.client.get("/v1/documents").status_code == (200 if open_ else 401)
+
+    class Away:
+        def read(self) -> None:
+            raise DatabaseUnavailable("db.intern is away")
+
+    time.sleep(1.1)
+    monkeypatch.setattr(full.app.state.parts.keyring, "_database", Away())
+    assert ("db.intern" in full.call("GET", "/v1/documents", 503)["detail"]) == open_
+    assert "db.intern" not in full.call("GET", "/v1/documents", 503, headers=bearer(WRONG))["detail"]
+
+
+def test_no_cache_keeps_an_answer(full: Api) -> None:
+    key = {"X-API-Key": make_key(full.workspace, Scope.SEARCH)}
+    for path in ("/v1/documents", "/v1/documents/x", "/v1/nothing", "/livez"):
+        headers = full.client.get(path, headers=key).headers
+        assert headers.get_list("Cache-Control") == ["no-store"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_a_reader_needs_leave_from_the_version_too(full: Api) -> None:

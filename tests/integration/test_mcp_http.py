@@ -14,7 +14,8 @@ from nvr_rag.access.callers import Scope
 from nvr_rag.access.keyring import MOMENT_SECONDS
 from nvr_rag.api.app import create_app
 from nvr_rag.db import tables as t
-from nvr_rag.errors import ConfigurationError
+from nvr_rag.errors import ConfigurationError, StoreUnavailable
+from nvr_rag.retriever import Retriever
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api
 from tests.integration.conftest import MAX_BODY_BYTES
@@ -132,6 +133,18 @@ async def test_a_key_may_do_what_it_is_for(guarded: Api) -> None:
     async with over_http(url, X_API_Key=make_key(guarded.workspace, Scope.FEEDBACK)) as client:
         assert "has not the scope search" in await error_of(client, "search", query="x")
         assert "has not the scope search" in await error_of(client, "fetch", id=f"default/{NOBODY}")
+
+
+async def test_what_is_wrong_inside_is_for_those_who_manage_it(guarded: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailable("qdrant.intern refused")
+
+    monkeypatch.setattr(Retriever, "search", fail)
+    for scopes, told in (((Scope.SEARCH,), False), ((Scope.SEARCH, Scope.ADMIN), True)):
+        async with over_http(guarded.client.base_url, X_API_Key=make_key(guarded.workspace, *scopes)) as client:
+            said = await error_of(client, "search", query="fox")
+        assert ("qdrant.intern" in said) == told
+        assert said.endswith("(the same call may succeed in a moment)")
 
 
 async def test_a_bot_asks_on_behalf_of_its_users(guarded: Api) -> None:

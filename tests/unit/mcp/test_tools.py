@@ -19,6 +19,7 @@ from nvr_rag.errors import (
     InvalidInput,
     NoCollection,
     NotFound,
+    NvrError,
 )
 from nvr_rag.mcp.desk import Answer, Whole
 from nvr_rag.mcp.server import make_server
@@ -88,6 +89,9 @@ class Shelf:
     def feedback(self, word: Feedback) -> int:
         self.asked.append(word)
         return 1
+
+    def told(self, error: NvrError) -> str:
+        return str(error)
 
 
 @pytest.fixture
