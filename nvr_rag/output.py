@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # C0 and C1 controls but tab and newline, the marks that reorder text, and half surrogates, which no stream can write.
 _HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_ESCAPE_SEQUENCE = re.compile(
-    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)"
+_ESCAPE_SEQUENCE = re.compile(  # none begins inside another one, or many beginnings would take time squared
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\x9d]*(?:\x07|\x1b\\\\|\x9c)"
 )
 _BREAKS = re.compile("\r\n?")
 PIPED_WIDTH = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 
 import pytest
 
@@ -31,6 +32,13 @@ class Terminal(io.StringIO):
 )
 def test_clean(raw: str, harmless: str) -> None:
     assert output.clean(raw) == harmless
+
+
+@pytest.mark.parametrize("begun", ["\x9d", "\x1b]", "\x9b", "\x1b[", "\x9d\x1b"])
+def test_sequences_that_only_begin_take_no_time(begun: str) -> None:
+    started = time.thread_time()
+    assert output.clean(begun * 100_000).strip("][") == ""
+    assert time.thread_time() - started < 3  # each looked at to its end: minutes
 
 
 def test_one_line() -> None:
