@@ -42,6 +42,7 @@ from nvr_rag.commands import (
     worker,
 )
 from nvr_rag.errors import InvalidInput, NvrError
+from nvr_rag.running import memory
 
 GROUP = "nvr_rag.commands"
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -137,6 +138,7 @@ def root(
 
 def main() -> None:
     """The console entry point."""
+    memory.keep_less()
     app(prog_name="nvr-rag")
 
 

@@ -19,6 +19,7 @@ from nvr_rag.api.server import serve
 from nvr_rag.errors import NvrError
 from nvr_rag.observing import logs, metrics
 from nvr_rag.observing.metrics import Metrics
+from nvr_rag.running import memory
 from nvr_rag.settings import load_settings
 from nvr_rag.workspace import Workspace
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 def main(descriptor: int, name: str, folder: Path) -> NoReturn:
     """Serve until SIGTERM or SIGINT, and end the process."""
+    memory.keep_less()
     settings = load_settings()
     logs.begin(settings)
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()

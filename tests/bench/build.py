@@ -29,6 +29,7 @@ from ingest.chunking import chunk
 from ingest.pipeline import ingest
 from nvr_rag import corpus
 from nvr_rag.encoders.base import Encoder, Vectors
+from nvr_rag.running import memory
 from nvr_rag.settings import Settings
 from nvr_rag.testing import HashEncoder
 from nvr_rag.upkeep import indexing
@@ -52,6 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         what, work, count = arguments.child
+        memory.keep_less()  # as the command line does
         children = {"speed": child_speed, "memory": child_memory}
         children[what](Path(work), int(count), arguments.rounds, arguments.threads)
         return
