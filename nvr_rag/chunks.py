@@ -243,14 +243,19 @@ def same_text(
     return found
 
 
-def unsettled(connection: Connection, collection_id: int, chunk_ids: Sequence[str], seq: int) -> set[str]:
-    """Those of the chunks whose document has changed after `seq`: an index at `seq` may be on its way to the change."""
+def unsettled(
+    connection: Connection, collection_id: int, chunk_ids: Sequence[str], seq: int, *, once_restricted: bool = False
+) -> set[str]:
+    """Those of the chunks whose document has changed after `seq`: an index at `seq` may be on its way to the change.
+    With `once_restricted` only of documents of which some version is not for everybody."""
+    v = t.DocumentVersion
+    restricted = exists().where(v.document_id == t.Chunk.document_id, v.acl.is_not(None))
     statement = (
         select(t.Chunk.id)
         .join(t.Change, t.Change.document_id == t.Chunk.document_id)
         .where(t.Chunk.id.in_(chunk_ids), t.Change.collection_id == collection_id, t.Change.seq > seq)
     )
-    return set(connection.scalars(statement))
+    return set(connection.scalars(statement.where(restricted) if once_restricted else statement))
 
 
 @cache

@@ -74,10 +74,14 @@ def allowed(connection: Connection, ids: Sequence[str], where: Filter | None, vi
     return {key: chunk for key, chunk in found.items() if _matches(where, chunk)}
 
 
-def any_unsettled(connection: Connection, collection_id: int, ids: Sequence[str], seq: int) -> bool:
-    """Whether the document of any of these chunks has changed after `seq`."""
+def any_unsettled(
+    connection: Connection, collection_id: int, ids: Sequence[str], seq: int, *, once_restricted: bool
+) -> bool:
+    """Whether the document of any of these chunks has changed after `seq`; see `chunks.unsettled`."""
     parts = (ids[start : start + _LOOKUP] for start in range(0, len(ids), _LOOKUP))
-    return any(chunks.unsettled(connection, collection_id, part, seq) for part in parts)
+    return any(
+        chunks.unsettled(connection, collection_id, part, seq, once_restricted=once_restricted) for part in parts
+    )
 
 
 def _matches(where: Filter | None, chunk: PlacedChunk) -> bool:

@@ -110,11 +110,10 @@ class Pooling:
         since, until = during
         task, known = self._task, None
         view = View(chunking_id=self._index.info.chunking_id, since=since.seq, until=until.seq, reader=task.reader)
-        if (since.restricted or until.restricted) and not task.reader.everything:
-            ids, moved = sides.ids(), since.seq != until.seq
-            if moved or (not until.level and hydration.any_unsettled(connection, until.collection_id, ids, since.seq)):
-                known = hydration.allowed(connection, ids, task.where, view)
-                candidates = rank(sides.only(known), self._asked, self._fusion)
+        ids = sides.ids()
+        if not task.reader.everything and _may_hide(connection, ids, during):
+            known = hydration.allowed(connection, ids, task.where, view)
+            candidates = rank(sides.only(known), self._asked, self._fusion)
         wanted = task.wanted(level=until.level)
         return candidates, hydration.visible(connection, candidates.ranked, wanted, view, known)
 
@@ -144,3 +143,15 @@ class Pooling:
             beyond = look_beyond(self._index, self._asked, pool.candidates, chunks, vectors) if query.explain else None
         whole = len(points) == len(chunks)
         return replace(pool, vectors=vectors, beyond=beyond or Beyond(), whole=whole)
+
+
+def _may_hide(connection: Connection, ids: Sequence[str], during: tuple[Footing, Footing]) -> bool:
+    """Whether an index may have proposed what is not for everybody without knowing it. Where nothing is restricted any
+    more, it may still show a version that is."""
+    since, until = during
+    restricted, moved = since.restricted or until.restricted, since.seq != until.seq
+    if moved and restricted:
+        return True
+    if until.level and not moved:
+        return False
+    return hydration.any_unsettled(connection, until.collection_id, ids, since.seq, once_restricted=not restricted)

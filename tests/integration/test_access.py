@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from nvr_rag import corpus
 from nvr_rag.access import keys
 from nvr_rag.access.callers import Scope
 from nvr_rag.api import listening, server
@@ -364,3 +365,16 @@ def test_a_reader_needs_leave_from_the_version_too(full: Api) -> None:
                 )
                 texts = {one.text for one in chunks.visible(connection, every, view)}
                 assert ("the secret tea" in texts) == shown
+
+
+def test_ranks_do_not_count_what_was_restricted_until_just_now(api: Api) -> None:
+    """What everybody may read by now hides its old version for as long as the index shows that one."""
+    api.call("POST", "/v1/collections", 201, json={"name": "default"})
+    old = {"uri": "opened", "text": "black tea\n\nblack tea leaves", "acl": ["group:sea"]}
+    api.put(old, {"uri": "other", "text": "black"})
+    with api.indexer.paused():
+        with api.workspace.database.write() as connection:
+            corpus.put(connection, "default", [document("opened", "white tea")])
+        for mode in ("dense", "lexical"):
+            found = api.search("black tea leaves", mode=mode)["hits"]
+            assert [(hit["document"]["uri"], hit[mode]["rank"]) for hit in found] == [("other", 1)]
