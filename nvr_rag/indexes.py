@@ -55,7 +55,7 @@ class IndexInfo:
     @property
     def painted(self) -> bool:
         """Every point has the payload that this release writes."""
-        return int(self.store.get(_PAYLOAD, 1)) >= PAYLOAD
+        return is_painted(self.store)
 
     @property
     def painted_to(self) -> Place:
@@ -264,6 +264,11 @@ def start_over(database: Database, store: Store, index_id: int, lexical: Lexical
         seqs = {"applied_seq": 0, "purged_seq": 0, "rebuilt_to": head, "progress": None}
         made = {"lexical": dict(lexical.settings), "store": _painted(info.store)}
         connection.execute(update(t.SearchIndex).where(t.SearchIndex.id == index_id).values(**seqs, **made))
+
+
+def is_painted(store: Mapping[str, Any]) -> bool:
+    """Whether the store settings of an index's row say that every point has the payload that this release writes."""
+    return int(store.get(_PAYLOAD, 1)) >= PAYLOAD
 
 
 def paint(connection: Connection, index_id: int, place: Place | None) -> None:

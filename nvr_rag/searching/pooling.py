@@ -106,7 +106,7 @@ class Pooling:
         self, connection: Connection, sides: Sides, candidates: Candidates, during: tuple[Footing, Footing]
     ) -> tuple[Candidates, list[Shown]]:
         """What may be shown. Ranks and scores that are told must not count what may not be, which the index cannot
-        know of while it lags: then both sides are ranked anew."""
+        know of while it lags or is of the release before: then both sides are ranked anew."""
         since, until = during
         task, known = self._task, None
         view = View(chunking_id=self._index.info.chunking_id, since=since.seq, until=until.seq, reader=task.reader)
@@ -146,11 +146,12 @@ class Pooling:
 
 
 def _may_hide(connection: Connection, ids: Sequence[str], during: tuple[Footing, Footing]) -> bool:
-    """Whether an index may have proposed what is not for everybody without knowing it. Where nothing is restricted any
-    more, it may still show a version that is."""
+    """Whether an index may have proposed what is not for everybody without knowing it: while it moves or lags, and while
+    it still has what the release before wrote, which said of what nobody may read what it said of what everybody may.
+    Where nothing is restricted any more, it may still show a version that is."""
     since, until = during
     restricted, moved = since.restricted or until.restricted, since.seq != until.seq
-    if moved and restricted:
+    if restricted and (moved or not since.painted):
         return True
     if until.level and not moved:
         return False

@@ -11,9 +11,11 @@ from sqlalchemy import update
 
 from ingest.indexer import Indexer
 from nvr_rag import chunks, indexes
+from nvr_rag.access.reading import restriction
 from nvr_rag.db import tables as t
 from nvr_rag.errors import StoreUnavailable
 from nvr_rag.ids import sha256_json
+from nvr_rag.types import ANYBODY, Mode, Query, Reader
 from nvr_rag.upkeep import painting
 from nvr_rag.upkeep.writing import Work, want
 from tests.support import House, document
@@ -31,7 +33,7 @@ def as_the_release_before(house: House) -> None:
     payloads: dict[str, dict[str, Any]] = {}
     for chunk in placed:
         item = want(index, chunk)
-        fields = {name: value for name, value in item.payload.items() if name not in NEW}
+        fields = {name: value for name, value in item.payload.items() if name not in NEW} | {"acl": chunk.acl}
         payloads[item.id] = {**fields, "input_hash": item.input_hash, "payload_hash": sha256_json(fields)}
     index.points.set_payload(payloads)
     index.points.flush()
@@ -200,3 +202,31 @@ def test_where_a_document_comes_from_is_found_as_soon_as_it_is_put_again(house: 
     assert (by_source(house, "other"), by_source(house, "folder")) == ({"a"}, set())
     house.fail("a", source="third")  # what still answers is what came from the other one
     assert (by_source(house, "other"), by_source(house, "third")) == ({"a"}, set())
+
+
+def test_ranks_do_not_count_what_nobody_may_read_and_painting_says_so_to_the_store(house: House) -> None:
+    nobody = [document(f"none{n}", "fox fox fox", acl=[]) for n in range(3)]
+    house.put(*nobody, document("ann", "fox fox and whale", acl=["ann"]), document("all", "fox and the whale and you"))
+    as_the_release_before(house)
+    visible = {ANYBODY: ["all"], Reader(principals=frozenset({"ann"})): ["ann", "all"]}
+
+    def check_ranks() -> None:
+        for reader, uris in visible.items():
+            query = Query(text="fox", mode=Mode.HYBRID, reader=reader)
+            hits = house.workspace.retriever.search(query).hits
+            assert [(hit.uri, hit.dense_rank, hit.lexical_rank) for hit in hits] == [
+                (uri, rank, rank) for rank, uri in enumerate(uris, start=1)
+            ]
+
+    def allowed() -> set[str]:
+        """What the store itself takes for everybody's."""
+        found = house.index.points.search_lexical(house.index.lexical.encode_query("fox"), 10, restriction(ANYBODY))
+        return {str(point.payload["uri"]) for point in house.index.points.read([item.id for item in found]).values()}
+
+    assert allowed() == {"all", "none0", "none1", "none2"}  # an empty list is like none
+    check_ranks()
+    while painting.step(house.database, house.index, Work()):
+        pass
+    assert house.row.painted
+    assert allowed() == {"all"}
+    check_ranks()
