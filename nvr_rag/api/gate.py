@@ -21,7 +21,8 @@ from nvr_rag.observing import context, meter
 from nvr_rag.observing.meter import Meter
 
 REQUEST_ID_HEADER = "X-Request-ID"
-BODY_SECONDS = 30.0  # between two pieces of a body
+BODY_SECONDS = 30.0  # between two pieces of a body, and that all of it may take beyond what its pace allows
+BODY_PACE = 10_000  # bytes a second
 # Who asks for these wants to know what is wrong, also while everybody else has to wait.
 ALWAYS = frozenset({"/livez", "/readyz", "/metrics"})
 _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -125,6 +126,7 @@ class _Request:
         scope.setdefault("state", {})["request_id"] = self.id
         self._scope, self._receive, self._send, self._stopping = scope, receive, send, stopping
         self._limit, self._left = limit, limit.bytes
+        self._came, self._waited = 0, 0.0  # bytes of the body, and the seconds that they were waited for
         self._whole = False  # the body has been read to its end
 
     async def receive(self) -> Message:
@@ -138,16 +140,24 @@ class _Request:
         return message
 
     async def _piece(self) -> Message:
-        """What comes next: of the body within some time, after it whenever the client leaves."""
+        """What comes next: of the body within some time, after it whenever the client leaves. Only the time in which
+        we do nothing but wait is held against the client."""
         if self._whole:
             return await self._receive()
+        begun, in_all = time.monotonic(), BODY_SECONDS + self._came / BODY_PACE
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await self._receive()
+            async with asyncio.timeout(min(BODY_SECONDS, in_all - self._waited)):
+                message = await self._receive()
         except TimeoutError:
             self._more = False  # nobody waits for the rest
-            detail = f"nothing more of the body came for {BODY_SECONDS:.0f} seconds; send it without such pauses"
+            detail = (
+                f"nothing more of the body came for {BODY_SECONDS:.0f} seconds, or less than {BODY_PACE} bytes a "
+                "second in all; send it faster, or less at once"
+            )
             raise HTTPException(408, detail, {"Connection": "close"}) from None
+        self._waited += time.monotonic() - begun
+        self._came += len(message.get("body", b""))
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request
@@ -77,9 +78,9 @@ async def follow_job(
             parts.keyring.identify(key)  # a stream outlives no key
         return _seen(database, job_id, caller)
 
-    parts.streams.enter()
+    parts.streams.enter(caller.key_id)
     told = events_of(look, job, caller, request.app.state.stopping.is_set)
-    return EventStream(told, parts.streams.leave)
+    return EventStream(told, partial(parts.streams.leave, caller.key_id))
 
 
 def _seen(database: Database, job_id: int, caller: Caller) -> Job:

@@ -146,8 +146,8 @@ class Pooling:
 
 
 def _may_hide(connection: Connection, ids: Sequence[str], during: tuple[Footing, Footing]) -> bool:
-    """Whether an index may have proposed what is not for everybody without knowing it: while it moves or lags, and while
-    it still has what the release before wrote, which said of what nobody may read what it said of what everybody may.
+    """Whether an index may have proposed what is not for everybody without knowing it: while it moves or lags, and
+    while it still has what the release before wrote, where what nobody may read looks like what everybody may.
     Where nothing is restricted any more, it may still show a version that is."""
     since, until = during
     restricted, moved = since.restricted or until.restricted, since.seq != until.seq

@@ -118,9 +118,29 @@ def test_there_is_a_bounded_number_of_streams_and_those_that_end_make_room(
         time.sleep(0.02)
 
 
-def is_free(api: Api, job: int) -> bool:
+def test_no_key_takes_all_the_streams(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_STREAMS", 3)
+    monkeypatch.setattr(events, "MAX_STREAMS_OF_A_KEY", 2)
+    greedy, other, last = ({"X-API-Key": make_key(api.workspace, Scope.ADMIN)} for _ in range(3))
+    job = jobs.enqueue(api.workspace.database, "work", {})
+    path = f"/v1/jobs/{job}/events"
+    with api.client.stream("GET", path, headers=greedy), api.client.stream("GET", path, headers=greedy) as two:
+        assert two.status_code == 200
+        full = api.client.get(path, headers=greedy)
+        assert (full.status_code, full.json()["type"]) == (429, "urn:nvr-rag:too-many-requests")
+        assert int(full.headers["Retry-After"]) > 0
+        with api.client.stream("GET", path, headers=other) as theirs:
+            assert theirs.status_code == 200
+            assert api.client.get(path, headers=last).status_code == 503  # there are never more in all
+    soon = time.monotonic() + 20
+    while not is_free(api, job, headers=greedy):
+        assert time.monotonic() < soon
+        time.sleep(0.02)
+
+
+def is_free(api: Api, job: int, headers: dict[str, str] | None = None) -> bool:
     """Whether one more stream may be opened."""
-    with api.client.stream("GET", f"/v1/jobs/{job}/events") as response:
+    with api.client.stream("GET", f"/v1/jobs/{job}/events", headers=headers) as response:
         return response.status_code == 200
 
 

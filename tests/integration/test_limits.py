@@ -9,10 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from nvr_rag.api import gate, protocol
+from nvr_rag.observing.meter import Meter
 from nvr_rag.settings import ApiSettings, Settings
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.workspace import Workspace
@@ -67,8 +71,9 @@ def test_a_body_that_stops_coming(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_body_that_comes_slowly_but_comes(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the pauses that count."""
+    """It is the pauses that count, and the pace."""
     monkeypatch.setattr(gate, "BODY_SECONDS", 1.0)
+    monkeypatch.setattr(gate, "BODY_PACE", 8)  # 3 s for its 16 bytes
     body = json.dumps({"query": "tea"}).encode()
     with connection(api) as client:
         client.sendall(head(b"", length=len(body)))
@@ -76,6 +81,54 @@ def test_a_body_that_comes_slowly_but_comes(api: Api, monkeypatch: pytest.Monkey
             time.sleep(0.3)  # 1.5 s in all
             client.sendall(body[start : start + 4])
         assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_never_stops_and_never_gets_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "BODY_SECONDS", 1.5)
+    with connection(api) as client:
+        begun = time.monotonic()
+        client.sendall(head(b"", length=100))
+        client.settimeout(0.1)
+        answer = b""
+        for _ in range(99):  # a byte every 0.1 s, so that no pause is too long
+            try:
+                answer = client.recv(100)
+                break
+            except TimeoutError:
+                client.sendall(b" ")
+        took = time.monotonic() - begun
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert 1.5 <= took < 8
+
+
+def test_time_in_which_the_server_does_not_read_is_not_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while it writes an upload to a slow disk."""
+    monkeypatch.setattr(gate, "BODY_SECONDS", 0.3)
+    pieces = iter([b"a", b"b", b"c", b""])
+
+    async def receive() -> Message:
+        piece = next(pieces)
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def reads_slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            await anyio.sleep(0.2)
+        await Response("all of it")(scope, receive, send)
+
+    told: list[Message] = []
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    whole = gate.Gate(
+        reads_slowly,
+        limit_of=lambda _: gate.Limit(bytes=10, setting=""),
+        max_in_flight=1,
+        stopping=threading.Event(),
+        counts=Meter(),
+    )
+    anyio.run(whole, {"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    assert told[0]["status"] == 200
 
 
 def test_a_body_that_is_too_large_and_stops_coming(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
