@@ -34,14 +34,10 @@ async def readyz(request: Request, parts: PartsOf) -> Ready | Response:
     """503 while the database does not answer, a service has a problem, or an index is not open. Anybody may ask; why it
     is not ready is told to keys with the scope admin, and to everybody on this machine while there are no keys."""
     # With threads of its own: those of the others may all be busy.
-    return await run_sync(_answer, request, parts, limiter=parts.spare)
-
-
-def _answer(request: Request, parts: Parts) -> Ready | Response:
-    reasons = parts.readiness.problems()
+    reasons = await parts.readiness.asked(parts.spare)
     if not reasons:
         return Ready()
-    if not _is_told(request.headers, parts):
+    if not await _is_told(request.headers, parts):
         reasons = ["the server is not ready; its log says why, and so does this path to a key with the scope admin"]
     return problem(
         503,
@@ -53,12 +49,15 @@ def _answer(request: Request, parts: Parts) -> Ready | Response:
     )
 
 
-def _is_told(headers: Headers, parts: Parts) -> bool:
+async def _is_told(headers: Headers, parts: Parts) -> bool:
     """Whether a request may know why the server is not ready; this path is open, so the doorman has not asked."""
     try:
         key = key_of(headers)
-        if key is None:
-            return parts.keyring.is_open()
-        return Scope.ADMIN in parts.keyring.identify(key).scopes
+        caller = parts.keyring.remembered(key)
+        if key is None:  # strangers may have begun to come in a moment ago
+            return await run_sync(parts.keyring.is_open, limiter=parts.spare)
+        if caller is None:
+            caller = await run_sync(parts.keyring.identify, key, limiter=parts.spare)
+        return Scope.ADMIN in caller.scopes
     except NvrError:
         return False

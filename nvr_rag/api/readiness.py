@@ -3,9 +3,14 @@ and the fingerprints are looked at by the preparer, in a thread of its own (see 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 
 from nvr_rag import deployments, indexes
 from nvr_rag.api.preparing import Preparer
@@ -13,6 +18,8 @@ from nvr_rag.errors import NvrError
 from nvr_rag.query_log import QueryLog
 from nvr_rag.running.services import Service
 from nvr_rag.workspace import Workspace
+
+KEPT_SECONDS = 0.5  # that an answer is good for: anybody may ask, as often as he likes
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +39,21 @@ class Readiness:
         self._preparer, self._stopping = preparer, stopping
         self._said: list[str] = []  # in the log
         self._more: list[Callable[[], str | None]] = []
+        self._one = asyncio.Lock()  # who looks; the others wait for what he finds
+        self._kept: tuple[float, list[str]] = (0.0, [])  # until when
 
     def watch(self, part: Callable[[], str | None]) -> None:
         """Ask one more part of the process, which answers with what is wrong."""
         self._more.append(part)
+
+    async def asked(self, threads: CapacityLimiter) -> list[str]:
+        """The same as `problems`, as it was a moment ago at most: however many ask, one thread looks now and then."""
+        async with self._one:
+            until, found = self._kept
+            if self._stopping.is_set() or time.monotonic() >= until:
+                found = await run_sync(self.problems, limiter=threads)
+                self._kept = (time.monotonic() + KEPT_SECONDS, found)
+            return found
 
     def problems(self) -> list[str]:
         """Why the process is not ready, in words."""

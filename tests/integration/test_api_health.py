@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from nvr_rag.api import readiness
 from nvr_rag.deployments import serving
 from nvr_rag.errors import DatabaseUnavailable
 from nvr_rag.query_log import QueryLog
 from nvr_rag.testing import HashEncoder
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "KEPT_SECONDS", 0.0)
 
 
 def reasons(api: Api) -> list[str]:
@@ -29,6 +37,28 @@ def test_a_service_with_a_problem(api: Api) -> None:
     assert reasons(api) == ["small indexer: the disk is full"]
     api.indexer.trouble = None
     assert api.call("GET", "/readyz") == {"status": "ready"}
+
+
+def test_however_many_ask_it_looks_now_and_then(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    found = readiness.Readiness._problems
+
+    def look(self: readiness.Readiness) -> Iterator[str]:
+        looks.append(time.monotonic())
+        time.sleep(0.2)  # the others come meanwhile
+        return found(self)
+
+    monkeypatch.setattr(readiness, "KEPT_SECONDS", 30.0)
+    monkeypatch.setattr(readiness.Readiness, "_problems", look)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: api.client.get("/readyz").status_code, range(40)))
+    assert answers == [answers[0]] * 40
+    assert len(looks) == 1
+    kept = api.app.state.parts.readiness
+    kept._kept = (time.monotonic(), kept._kept[1])  # it is good for no longer
+    api.indexer.trouble = "the disk is full"
+    assert reasons(api)[0] == "small indexer: the disk is full"
+    assert len(looks) == 2
 
 
 def test_a_dead_query_log(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from qdrant_client import QdrantClient
 from sqlalchemy import update
 
+from nvr_rag.api import readiness
 from nvr_rag.db import tables as t
 from nvr_rag.errors import IndexDamaged, IndexMissing, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
@@ -323,6 +325,7 @@ def test_a_server_whose_index_is_deleted_says_so_until_it_is_repaired(full: Hous
             reasons = api.call("GET", "/readyz", 503)["reasons"]
             assert any("nvr-rag verify --repair" in reason for reason in reasons)
             full.workspace.rebuild(full.index_id)
+            time.sleep(readiness.KEPT_SECONDS)
             problem = api.call("POST", "/v1/search", 503, json={"query": "fox"})
             assert "0 of 1 changes" in problem["detail"]
             assert any("0 of 1" in reason for reason in api.call("GET", "/readyz", 503)["reasons"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
-from nvr_rag.access import keys
+from nvr_rag.access import keyring, keys
 from nvr_rag.access.callers import LOCAL, Caller, Scope
 from nvr_rag.access.keyring import Keyring
 from nvr_rag.access.keys import ApiKey, NewKey
@@ -152,6 +153,54 @@ def test_a_key_expires_for_those_who_have_it_remembered(house: House) -> None:
     assert ring.remembered(secret) is not None  # for a moment
     ring._known = {key: (until - 1.0, caller) for key, (until, caller) in ring._known.items()}  # a second later
     assert ring.remembered(secret) is None
+
+
+class _Counted:
+    """A database whose transactions are counted."""
+
+    def __init__(self, house: House) -> None:
+        self._database, self.reads = house.database, 0
+
+    def read(self) -> AbstractContextManager[Connection]:
+        self.reads += 1
+        return self._database.read()
+
+
+def test_the_same_wrong_key_asks_the_database_once_a_moment(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = _Counted(house)
+    ring = Keyring(database, required=False)  # type: ignore[arg-type]
+    made, good = make(house)
+    _, brief = make(house, "brief", lifetime=timedelta(microseconds=1))
+    ring.identify(good)
+    for key, why in (("nvr_" + "a" * 12 + "_" + "b" * 43, "not known"), (brief, "has expired"), (None, "is needed")):
+        reads = database.reads
+        with pytest.raises(Unauthenticated, match=why):
+            ring.identify(key)
+        for ask in (ring.identify, ring.remembered) * 5:
+            with pytest.raises(Unauthenticated, match=why):
+                ask(key)
+        assert database.reads == reads + 1
+        ring._refused = {key: (until - 1.0, why) for key, (until, why) in ring._refused.items()}  # a second later
+        assert ring.remembered(key) is None
+        with pytest.raises(Unauthenticated, match=why):
+            ring.identify(key)
+        assert database.reads == reads + 2
+    monkeypatch.setattr(keyring, "_MOST", 10)
+    for number in range(40):
+        with pytest.raises(Unauthenticated):
+            ring.identify(f"wrong{number}")
+        assert len(ring._refused) <= 10
+    assert ring.remembered(good) == made.caller  # wrong ones drive no good one out
+
+
+def test_that_there_are_no_keys_yet_is_not_remembered(house: House) -> None:
+    ring = Keyring(house.database, required=False)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated, match="no keys here"):
+            ring.identify("nothing")
+    make(house)
+    with pytest.raises(Unauthenticated, match="not known"):
+        ring.identify("nothing")
 
 
 def test_callers() -> None:
