@@ -1,5 +1,6 @@
 """Every error that callers may handle, in one tree. `retry` says whether the same call can succeed later by itself;
-`elsewhere`, that another process is at what was asked for, and that this one had better leave it to that.
+`elsewhere`, that another process is at what was asked for, and that this one had better leave it to that; `inside`,
+that the words may name hosts, users and folders, or count what is stored, and are for who manages the server.
 
 NvrError
 ├── InvalidInput             the request is wrong; the message names the field and the remedy
@@ -11,6 +12,7 @@ NvrError
 ├── TooManyRequests          of one key in a minute              (retry)
 ├── TimedOut                 the answer would have come too late (retry)
 ├── Conflict                 the request contradicts what is stored
+│   └── JobThere             there is a job of the kind already, and one at a time
 ├── ConfigurationError       settings or data folder unusable
 │   └── NewerDataFolder      written by a newer release
 ├── EncoderError             a model directory cannot be used
@@ -42,6 +44,7 @@ class NvrError(Exception):
 
     retry = False
     elsewhere = False
+    inside = False
 
 
 class InvalidInput(NvrError):
@@ -109,8 +112,18 @@ class Conflict(NvrError):
     """What was asked contradicts what is stored."""
 
 
+class JobThere(Conflict):
+    """A collection has one job of a kind at a time, and there is one. `without_job` is for who may not see it."""
+
+    def __init__(self, message: str, *, job_id: int, without_job: str) -> None:
+        super().__init__(message)
+        self.job_id, self.without_job = job_id, without_job
+
+
 class ConfigurationError(NvrError):
     """The settings, or the data folder, cannot be used as they are."""
+
+    inside = True
 
 
 class NewerDataFolder(ConfigurationError):
@@ -119,6 +132,8 @@ class NewerDataFolder(ConfigurationError):
 
 class EncoderError(NvrError):
     """A model directory is incomplete, unsafe or not what it says."""
+
+    inside = True
 
 
 class EncoderMismatch(EncoderError):
@@ -139,6 +154,8 @@ class ParseFailed(NvrError):
 
 class StoreError(NvrError):
     """The vector store did not do what was asked."""
+
+    inside = True
 
 
 class StoreBusy(StoreError):
@@ -183,13 +200,17 @@ class NotHere(NvrError):
 
     retry = True
     elsewhere = True
+    inside = True
 
 
 class NoRoom(NvrError):
     """The disk of the data folder has no room for what was sent, or takes nothing for another reason."""
+
+    inside = True
 
 
 class DatabaseUnavailable(NvrError):
     """The database is locked for too long, or cannot be reached."""
 
     retry = True
+    inside = True

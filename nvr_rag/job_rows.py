@@ -48,12 +48,19 @@ class Job:
     lease_until: datetime | None  # of a job that is running
     key_id: str | None  # of the API key that asked for it; None = nobody's
     asker: str | None  # who asked with it; see nvr_rag.access.callers
-    failures: Sequence[Mapping[str, Any]]  # {"attempt", "at", "error"}, the last few, oldest first
+    failures: Sequence[Mapping[str, Any]]  # {"attempt", "at", "error", "inside"}, the last few, oldest first
     lapsed: bool  # it is running, and its worker has died or is out of reach
 
     @property
     def finished(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def error_is_inside(self) -> bool:
+        """Whether the words of its error are for who manages the server; the release before did not write it down."""
+        if self.error is None or self.status is Status.CANCELLED:
+            return False
+        return not self.failures or bool(self.failures[-1].get("inside", True))
 
     @property
     def status(self) -> Status:

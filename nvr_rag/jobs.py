@@ -19,7 +19,7 @@ from nvr_rag.access.callers import Caller
 from nvr_rag.db import clock
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
-from nvr_rag.errors import Conflict
+from nvr_rag.errors import Conflict, JobThere
 from nvr_rag.job_rows import COLUMNS, ENDED, about, as_job, one, read
 from nvr_rag.job_rows import Job as Job
 from nvr_rag.job_rows import Status as Status
@@ -66,7 +66,7 @@ def add(
 def enqueue_alone(
     database: Database, kind: str, collection: str, payload: Mapping[str, Any], *, by: Caller | None = None
 ) -> int:
-    """Ask for a job of which a collection has one at a time; returns its id. Raises Conflict while there is one."""
+    """Ask for a job of which a collection has one at a time; returns its id. Raises JobThere while there is one."""
     with database.write() as connection:
         return add_alone(connection, kind, collection, payload, by=by)
 
@@ -77,7 +77,7 @@ def add_alone(
     """The same inside a transaction.
 
     A payload with a `source`, a path, is about that part of the collection only: jobs whose sources do not lie in each
-    other may be there at once. Raises NotFound, Conflict.
+    other may be there at once. Raises NotFound, JobThere.
     """
     collections.find(connection, collection, lock=True)  # two who ask at once, ask one after the other
     _check_alone(connection, kind, collection, payload.get("source"))
@@ -193,7 +193,7 @@ def fail(database: Database, job_id: int, worker: str, decision: RetryDecision) 
         if job is None:
             return False
         moment = clock.now(connection)
-        failures = _with_failure(job, moment, decision.words)
+        failures = _with_failure(job, moment, decision.words, inside=decision.inside)
         if job.cancel_at is not None:
             values = _ending(moment, "failed", error=CANCELLED)
         elif decision.again:
@@ -312,8 +312,9 @@ def _requeue(connection: Connection, job_id: int) -> bool:
     return connection.execute(update(t.Job).where(there).values(**_waiting(**fresh))).rowcount == 1
 
 
-def _with_failure(job: Job, moment: datetime, words: str) -> list[Any]:
-    failure = {"attempt": job.attempts, "at": moment.isoformat(timespec="seconds"), "error": _kept(words)}
+def _with_failure(job: Job, moment: datetime, words: str, *, inside: bool = True) -> list[Any]:
+    at = moment.isoformat(timespec="seconds")
+    failure = {"attempt": job.attempts, "at": at, "error": _kept(words), "inside": inside}
     return [*job.failures, failure][-MAX_FAILURES:]
 
 
@@ -336,14 +337,17 @@ def _update(connection: Connection, job_id: int, worker: str, values: Mapping[st
 
 
 def _check_alone(connection: Connection, kind: str, collection: str, source: object) -> None:
-    """Raise Conflict while a collection has an unfinished job of a kind about the same source."""
+    """Raise JobThere while a collection has an unfinished job of a kind about the same source."""
     unfinished = read(connection, about(kind, collection).where(t.Job.state.not_in(ENDED)).order_by(t.Job.id))
     there = [job for job in unfinished if _overlap(source, job.payload.get("source"))]
     if there:
-        raise Conflict(
-            f"the collection {collection!r} has a job of this kind already: {kind} job {there[0].id} is "
+        already = f"the collection {collection!r} has a job of this kind already"
+        raise JobThere(
+            f"{already}: {kind} job {there[0].id} is "
             f"{there[0].status}; wait until it has finished (nvr-rag jobs show {there[0].id} says how far it is), or "
-            f"cancel it (nvr-rag jobs cancel {there[0].id})"
+            f"cancel it (nvr-rag jobs cancel {there[0].id})",
+            job_id=there[0].id,
+            without_job=f"{already}, one at a time; ask again later",
         )
 
 

@@ -49,6 +49,7 @@ class RetryDecision:
     again: bool
     delay_seconds: float  # until it is due again; 0 where it is not tried again
     words: str  # what went wrong, and where it is not tried again for that reason, that it was given up
+    inside: bool = True  # the words are for who manages the server
 
 
 def decide(error: BaseException, attempts: int, policy: RetryPolicy, chance: random.Random) -> RetryDecision:
@@ -56,13 +57,14 @@ def decide(error: BaseException, attempts: int, policy: RetryPolicy, chance: ran
 
     Only errors that say of themselves that a retry can help are worth one (NvrError.retry).
     """
-    words = in_words(error)
+    words, inside = in_words(error), not isinstance(error, NvrError) or error.inside
     if not (isinstance(error, NvrError) and error.retry):
-        return RetryDecision(again=False, delay_seconds=0.0, words=words)
+        return RetryDecision(again=False, delay_seconds=0.0, words=words, inside=inside)
     if attempts >= policy.attempts:
         given_up = f"{words} (given up after {attempts} attempts)" if attempts > 1 else words
-        return RetryDecision(again=False, delay_seconds=0.0, words=given_up)
-    return RetryDecision(again=True, delay_seconds=policy.backoff.seconds(attempts, chance), words=words)
+        return RetryDecision(again=False, delay_seconds=0.0, words=given_up, inside=inside)
+    delay = policy.backoff.seconds(attempts, chance)
+    return RetryDecision(again=True, delay_seconds=delay, words=words, inside=inside)
 
 
 def in_words(error: BaseException) -> str:

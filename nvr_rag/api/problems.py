@@ -80,9 +80,6 @@ _KINDS: Mapping[type, tuple[int, str, str]] = {
     DatabaseUnavailable: (503, "database-unavailable", "The database did not answer"),
 }
 
-# Their words name hosts, users and folders, and some count what is stored.
-_INSIDE = (DatabaseUnavailable, StoreError, EncoderError, NoRoom)
-
 _WORDS = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
@@ -171,9 +168,9 @@ def told_to(caller: Caller | None, error: NvrError) -> str:
     """An error in words for a caller, None = nobody knows who: what goes on inside is for who manages the server."""
     if isinstance(error, NoCollection):
         return error.without_others
-    if (caller is not None and caller.manages) or not isinstance(error, _INSIDE):
+    if (caller is not None and caller.manages) or not error.inside:
         return str(error)
-    title = next(_KINDS[cls][2] for cls in type(error).__mro__ if cls in _KINDS)
+    title = next((_KINDS[cls][2] for cls in type(error).__mro__ if cls in _KINDS), "The server cannot do it")
     return f"{title}; the server's log has more under the request {context.known().get('request_id', '')}"
 
 

@@ -13,8 +13,8 @@ from nvr_rag.api.authorization import TrainCaller
 from nvr_rag.api.dependencies import Parts, PartsOf
 from nvr_rag.api.openapi import problem_responses
 from nvr_rag.api.schemas import JobInfo, RetrainRequest
-from nvr_rag.api.telling import info_of
-from nvr_rag.errors import Conflict
+from nvr_rag.api.telling import info_of, is_seen
+from nvr_rag.errors import Conflict, JobThere
 from nvr_rag.ids import new_id
 from nvr_rag.running import processes
 
@@ -40,9 +40,15 @@ def retrain(body: RetrainRequest, parts: PartsOf, caller: TrainCaller, response:
         "promote": body.promote,
     }
     _check(parts, {**payload, "collection": body.collection})
-    job_id = jobs.enqueue_alone(parts.workspace.database, KIND, body.collection, payload, by=caller)
+    database = parts.workspace.database
+    try:
+        job_id = jobs.enqueue_alone(database, KIND, body.collection, payload, by=caller)
+    except JobThere as error:
+        if is_seen(jobs.get(database, error.job_id), caller):
+            raise
+        raise Conflict(error.without_job) from error
     response.headers["Location"] = f"{router.prefix}/jobs/{job_id}"
-    return info_of(jobs.get(parts.workspace.database, job_id), caller)
+    return info_of(jobs.get(database, job_id), caller)
 
 
 def _check(parts: Parts, payload: Mapping[str, Any]) -> None:

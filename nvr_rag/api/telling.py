@@ -1,7 +1,8 @@
 """What callers are told of jobs: a job and who asks enter; whether he sees it, and what of it, leaves.
 
 A job's progress and result may name and count what its collection holds. The words of an upload are its sender's own;
-beyond them, names are for who reads everything, and numbers also for who manages the server.
+beyond them, names are for who reads everything, and numbers also for who manages the server. What goes on inside the
+server is for who manages it alone.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def info_of(job: Job, caller: Caller) -> JobInfo:
         cancelled=job.status in (Status.CANCELLING, Status.CANCELLED),
         progress=dict(job.progress) if counted else {},
         result=None if job.result is None else _result(job.result, caller, told=told, counted=counted),
-        error=_error(job, told=told),
+        error=_error(job, caller, told=told),
     )
 
 
@@ -51,8 +52,8 @@ def _result(result: Mapping[str, Any], caller: Caller, *, told: bool, counted: b
     return shown
 
 
-def _error(job: Job, *, told: bool) -> str | None:
-    if job.error is None or told:
+def _error(job: Job, caller: Caller, *, told: bool) -> str | None:
+    if job.error is None or (told and (caller.manages or not job.error_is_inside)):
         return job.error
     return f"it failed; nvr-rag jobs show {job.id}, where the server runs, says why"
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from nvr_rag import jobs
+from nvr_rag.access.callers import Scope
 from nvr_rag.api import retrain
 from nvr_rag.running import processes
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import Api, running
+from tests.integration.key_support import make_key
 from training import running as laps
 from training.loop import Request
 from training.service import TrainerService
@@ -81,6 +83,20 @@ def test_a_second_lap_while_one_waits_is_refused(training_api: Api) -> None:
     assert f"retrain job {first['id']} is queued" in problem["detail"]
     training_api.call("POST", "/v1/collections", 201, json={"name": "other"})
     training_api.call("POST", "/v1/retrain", 202, json={"collection": "other"})
+
+
+def test_nobody_learns_of_anothers_lap_more_than_that_there_is_one(training_api: Api) -> None:
+    mine, other, admin = (
+        {"X-API-Key": make_key(training_api.workspace, Scope.TRAIN, *more)} for more in ((), (), (Scope.ADMIN,))
+    )
+    job = training_api.call("POST", "/v1/retrain", 202, json={}, headers=mine)["id"]
+    for headers in (mine, admin):
+        problem = training_api.call("POST", "/v1/retrain", 409, json={}, headers=headers)
+        assert f"retrain job {job} is queued" in problem["detail"]
+    problem = training_api.call("POST", "/v1/retrain", 409, json={}, headers=other)
+    assert (
+        problem["detail"] == "the collection 'default' has a job of this kind already, one at a time; ask again later"
+    )
 
 
 def test_a_server_that_cannot_train_says_so(api: Api) -> None:

@@ -71,16 +71,17 @@ def test_errors_that_say_so_are_tried_again(error: NvrError) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "words", "inside"),
     [
-        (InvalidInput("the rule is one of ..."), "the rule is one of ..."),
-        (ConfigurationError("the disk is full"), "the disk is full"),
-        (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError: division by zero"),
-        (OSError(28, "No space left on device"), "unexpected OSError: [Errno 28] No space left on device"),
+        (InvalidInput("the rule is one of ..."), "the rule is one of ...", False),
+        (ConfigurationError("the disk is full"), "the disk is full", True),
+        (ZeroDivisionError("division by zero"), "unexpected ZeroDivisionError: division by zero", True),
+        (OSError(28, "No space left on device"), "unexpected OSError: [Errno 28] No space left on device", True),
     ],
 )
-def test_other_errors_are_not(error: Exception, words: str) -> None:
-    assert decide(error, 1, POLICY, Chance(0.0)) == RetryDecision(again=False, delay_seconds=0.0, words=words)
+def test_other_errors_are_not(error: Exception, words: str, inside: bool) -> None:
+    expected = RetryDecision(again=False, delay_seconds=0.0, words=words, inside=inside)
+    assert decide(error, 1, POLICY, Chance(0.0)) == expected
 
 
 def test_the_last_attempt_is_the_last() -> None:
