@@ -30,6 +30,8 @@ ACL = "acl"  # of an index, for permissions; no filter that comes from outside c
 FIELDS = ("document_id", "uri", "source", "title", "media_type", TIME)
 MAX_DEPTH = 8
 MAX_CONDITIONS = 256
+MAX_IN = 1000  # values in one list
+MAX_VALUES = 10_000  # in all the lists of a filter together, and of all filters of a request
 _RANGE = ("gt", "gte", "lt", "lte")
 _OPERATORS = ("equals", "in", "exists", *_RANGE)
 _ISO_TIME = re.compile(
@@ -97,11 +99,18 @@ def parse_filter(value: Mapping[str, Any] | None) -> Filter | None:
         if value is None or isinstance(value, Mapping):
             return None
         raise InvalidFilter(f'a filter is a JSON object such as {{"media_type": "text/markdown"}}; got {value!r}')
-    budget = [MAX_CONDITIONS]
-    return _parse_object(value, 0, budget)
+    return _parse_object(value, 0, _Budget())
 
 
-def _parse_object(value: Any, depth: int, budget: list[int]) -> Filter:
+@dataclass(kw_only=True, slots=True)
+class _Budget:
+    """What the rest of a filter may still have."""
+
+    conditions: int = MAX_CONDITIONS
+    values: int = MAX_VALUES  # in lists
+
+
+def _parse_object(value: Any, depth: int, budget: _Budget) -> Filter:
     if not isinstance(value, Mapping) or not value:
         raise InvalidFilter(f"expected a JSON object with at least one condition, got {_short(value)}")
     if depth > MAX_DEPTH:
@@ -110,9 +119,9 @@ def _parse_object(value: Any, depth: int, budget: list[int]) -> Filter:
     return parts[0] if len(parts) == 1 else And(parts=parts)
 
 
-def _parse_entry(key: Any, entry: Any, depth: int, budget: list[int]) -> Filter:
-    budget[0] -= 1
-    if budget[0] < 0:
+def _parse_entry(key: Any, entry: Any, depth: int, budget: _Budget) -> Filter:
+    budget.conditions -= 1
+    if budget.conditions < 0:
         raise InvalidFilter(f'a filter may have {MAX_CONDITIONS} conditions; use {{"in": [...]}} for long lists')
     if key in ("and", "or"):
         if not isinstance(entry, Sequence) or isinstance(entry, str) or not entry:
@@ -122,7 +131,7 @@ def _parse_entry(key: Any, entry: Any, depth: int, budget: list[int]) -> Filter:
     if key == "not":
         return Not(part=_parse_object(entry, depth + 1, budget))
     field = _field(key)
-    return _parse_condition(field, entry)
+    return _parse_condition(field, entry, budget)
 
 
 def _field(key: Any) -> str:
@@ -139,7 +148,7 @@ def _is_path(key: str) -> bool:
     return len(key) <= 256 and all(part and part.replace("_", "").replace("-", "").isalnum() for part in key.split("."))
 
 
-def _parse_condition(field: str, entry: Any) -> Filter:
+def _parse_condition(field: str, entry: Any, budget: _Budget) -> Filter:
     if field == TIME:
         return _period(entry)
     if not isinstance(entry, Mapping):
@@ -147,7 +156,7 @@ def _parse_condition(field: str, entry: Any) -> Filter:
     if set(entry) == {"equals"}:
         return Equals(field=field, value=_scalar(field, entry["equals"]))
     if set(entry) == {"in"}:
-        return _one_of(field, entry["in"])
+        return _one_of(field, entry["in"], budget)
     if set(entry) == {"exists"}:
         if not isinstance(entry["exists"], bool):
             raise InvalidFilter(f'{field}: "exists" is true or false, got {_short(entry["exists"])}')
@@ -160,11 +169,17 @@ def _parse_condition(field: str, entry: Any) -> Filter:
     )
 
 
-def _one_of(field: str, values: Any) -> In:
+def _one_of(field: str, values: Any, budget: _Budget) -> In:
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise InvalidFilter(f'{field}: "in" takes a list of at least one value, got {_short(values)}')
-    if len(values) > 1000:
-        raise InvalidFilter(f'{field}: "in" takes at most 1000 values, got {len(values)}')
+    if len(values) > MAX_IN:
+        raise InvalidFilter(f'{field}: "in" takes at most {MAX_IN} values, got {len(values)}')
+    budget.values -= len(values)
+    if budget.values < 0:
+        raise InvalidFilter(
+            f'{field}: the "in" lists of a filter have at most {MAX_VALUES} values together; ask several times, or for '
+            "what the documents have in common"
+        )
     return In(field=field, values=tuple(_scalar(field, value) for value in values))
 
 
@@ -238,6 +253,19 @@ def fields_of(where: Filter | None) -> set[str]:
             return fields_of(part)
         case _:
             return {where.field}
+
+
+def listed_values(where: Filter | None) -> int:
+    """How many values the lists of a filter have together."""
+    match where:
+        case And(parts=parts) | Or(parts=parts):
+            return sum(listed_values(part) for part in parts)
+        case Not(part=part):
+            return listed_values(part)
+        case In(values=values):
+            return len(values)
+        case _:
+            return 0
 
 
 def matches(where: Filter | None, fields: Mapping[str, Any]) -> bool:

@@ -19,8 +19,8 @@ from nvr_rag import chunks, deployments, indexes
 from nvr_rag.chunks import View
 from nvr_rag.db.session import Database
 from nvr_rag.deployments import Deployment
-from nvr_rag.errors import IndexClosed, InvalidInput, NotFound, StoreError
-from nvr_rag.filters import parse_filter
+from nvr_rag.errors import IndexClosed, InvalidFilter, InvalidInput, NotFound, StoreError
+from nvr_rag.filters import MAX_VALUES, listed_values, parse_filter
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.searching import hits, ordering
 from nvr_rag.searching.candidates import Asked, encode
@@ -99,10 +99,16 @@ class Retriever:
     def search_many(self, queries: Sequence[Query], *, deadline: float | None = None) -> list[SearchResult]:
         """The answers to several queries, which are encoded together. Raises as `search`: all are answered, or none;
         what is wrong with one names it, as searches[3].k."""
-        tasks, places = [], []
+        tasks, places, values = [], [], 0
         for number, query in enumerate(queries):
             with numbered(number):
                 tasks.append(self._task(query, deadline))
+                values += listed_values(tasks[-1].where)
+                if values > MAX_VALUES:
+                    raise InvalidFilter(
+                        f'the "in" lists of all filters together have at most {MAX_VALUES} values; send fewer searches '
+                        "at a time"
+                    )
                 places.append(self._place(query.collection, None))
         encoded = self._encode_together(tasks, places)
         return [self._answer(tasks[i], places[i], None, encoded.get(i)) for i in range(len(tasks))]

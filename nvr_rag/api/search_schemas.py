@@ -9,6 +9,7 @@ from pydantic import Field
 
 from nvr_rag.api.limits import CollectionName, NoNul, Opaque, bounded_json
 from nvr_rag.api.schemas import Answer, Body
+from nvr_rag.filters import MAX_CONDITIONS, MAX_IN, MAX_VALUES
 from nvr_rag.searching.limits import MAX_CANDIDATES, MAX_CONTEXT, MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.types import GroupBy, Mode
 
@@ -50,7 +51,9 @@ class SearchRequest(Body):
     filter: Annotated[dict[str, Any] | None, bounded_json(depth=24, characters=256_000)] = Field(
         default=None,
         description="Conditions on document_id, uri, source, title, media_type, updated_at and metadata.<name>, such "
-        'as {"metadata.year": {"gte": 2020}}; with equals, in, exists, gt, gte, lt, lte, and, or, not.',
+        'as {"metadata.year": {"gte": 2020}}; with equals, in, exists, gt, gte, lt, lte, and, or, not. '
+        f"At most {MAX_CONDITIONS} conditions, {MAX_IN} values in one list, and {MAX_VALUES} in all lists together, "
+        "those of the other searches of a batch included.",
     )
     group_by: Annotated[GroupBy, Field(strict=False)] | None = Field(
         default=None, description="document: the best hit of each document, of k documents."

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ from schemathesis.engine.recorder import ScenarioRecorder
 from nvr_rag.access import keys
 from nvr_rag.access.callers import Scope
 from nvr_rag.access.keys import NewKey
-from nvr_rag.api import uploads
+from nvr_rag.api import documents, events, uploads
 from nvr_rag.settings import Settings
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import HashEncoder
@@ -90,9 +90,12 @@ def served(home: Path, store: Store | None = None, key: str | None = None) -> It
     with Workspace(settings, store=store, encoder=HashEncoder()) as workspace:
         workspace.create_collection("default")
         headers = {} if key is None else {"Authorization": f"Bearer {_key(workspace, narrow=key == 'narrow')}"}
-        # Nobody parses files here, so whoever waits for one does so by a clock that runs faster.
-        fast = SimpleNamespace(monotonic=lambda: 300 * time.monotonic())
-        with running(workspace) as api, patch.object(uploads, "time", fast):
+        # Nobody parses files here, so whoever waits for one, or follows its job, does so by a clock that runs faster.
+        fast = SimpleNamespace(monotonic=lambda: 3600 * time.monotonic())
+        hurried = [patch.object(module, "time", fast) for module in (documents, events, uploads)]
+        with running(workspace) as api, ExitStack() as stack:
+            for one in hurried:
+                stack.enter_context(one)
             _fill(api)
             yield api, headers
 

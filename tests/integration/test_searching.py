@@ -595,6 +595,16 @@ def test_what_is_wrong_with_one_of_several_names_it(house: House) -> None:
         house.workspace.retriever.search_many([Query(text="fox"), Query(text="fox", collection="none")])
 
 
+def test_the_lists_of_all_filters_together_are_bounded(house: House) -> None:
+    fill(house, "fox")
+    full = Query(text="fox", filter={"or": [{"uri": {"in": ["u"] * 1000}}] * 10})
+    one = Query(text="fox", filter={"not": {"uri": {"in": ["v"]}}})
+    assert house.workspace.retriever.search_many([full, Query(text="fox", filter={"uri": "v"})])
+    with pytest.raises(InvalidFilter, match="10000 values") as caught:
+        house.workspace.retriever.search_many([Query(text="fox"), full, one])
+    assert caught.value.field == "searches[2].filter"
+
+
 # -- one chunk ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvr_rag.errors import InvalidFilter
-from nvr_rag.filters import And, Equals, Exists, In, Not, Or, Range, fields_of, matches, parse_filter
+from nvr_rag.filters import And, Equals, Exists, In, Not, Or, Range, fields_of, listed_values, matches, parse_filter
 
 
 @pytest.mark.parametrize("value", [None, {}])
@@ -168,6 +168,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"not": [{"uri": "u"}]}, "JSON object"),
         (nested(9), "levels deep"),
         ({"and": [{"uri": "u"}] * 300}, "256 conditions"),
+        ({"or": [*[{"uri": {"in": ["x"] * 1000}}] * 10, {"not": {"title": {"in": ["y"]}}}]}, "title: .* 10000 values"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_place(value: Any, message: str) -> None:
@@ -180,6 +181,9 @@ def test_what_is_wrong_is_said_with_the_place(value: Any, message: str) -> None:
 def test_the_limits_themselves_are_allowed() -> None:
     assert parse_filter(nested(8)) is not None
     assert parse_filter({"and": [{"uri": "u"}] * 255}) is not None
+    where = parse_filter({"not": {"or": [{"uri": {"in": ["x"] * 1000}}, {"and": [{"title": {"in": [1, 2]}}] * 9}]}})
+    assert listed_values(where) == 1018
+    assert parse_filter({"or": [{"uri": {"in": ["x"] * 1000}}] * 10}) is not None
 
 
 @given(
