@@ -65,7 +65,7 @@ def test_json_is_alone_on_stdout_and_nothing_moves_when_piped(home: Path) -> Non
     assert json.loads(well.stdout)["home"] == str(home)
     wrong = run("search", "x", "--collection", "nope", "--json")
     assert wrong.returncode == 1
-    assert json.loads(wrong.stdout)["error"]["type"] == "NotFound"
+    assert json.loads(wrong.stdout)["error"]["type"] == "NoCollection"
     assert wrong.stderr == "Error: no collection 'nope'; there are: default\n"
 
 
