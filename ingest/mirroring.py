@@ -38,15 +38,18 @@ def mirror(task: Task) -> dict[str, Any]:
         raise ConfigurationError(f"job {task.job.id} was made by another release ({error!r}); ask again") from error
     path = _seen(task, source)
     _check_collection(task.workspace, collection, made)
-    report = ingest(
-        task.workspace,
-        [path],
-        collection=collection,
-        allow_empty=allow_empty,
-        options=IngestOptions(selection=selection, create=False),
-        watcher=Watcher(stand=_Teller(task).tell),
-        stop=task.stop,
-    )
+    try:
+        report = ingest(
+            task.workspace,
+            [path],
+            collection=collection,
+            allow_empty=allow_empty,
+            options=IngestOptions(selection=selection, create=False),
+            watcher=Watcher(stand=_Teller(task).tell),
+            stop=task.stop,
+        )
+    finally:
+        _let_go(task.workspace)
     task.check()  # what was stopped is not done
     task.tell({"done": report.seen, "total": report.seen, "words": "documents"})
     task.advanced()
@@ -102,6 +105,13 @@ def _seen(task: Task, source: str) -> Path:
 def _hosts(workspace: Workspace) -> set[str]:
     """The machines that take such jobs."""
     return {one.host for one in processes.taking(workspace.database, KIND)}
+
+
+def _let_go(workspace: Workspace) -> None:
+    """Close the indexes that this run has opened, unless somebody here goes on with them: another process may wait for
+    one, and whoever owns it without bringing it up keeps it waiting."""
+    if not (workspace.serves or workspace.tended):
+        workspace.release()
 
 
 def _check_collection(workspace: Workspace, name: str, made: str) -> None:

@@ -41,6 +41,7 @@ class IndexerService:
         """What can be wrong with these jobs is seen when they are done."""
 
     def start(self, workspace: Workspace) -> None:
+        workspace.tended = True
         self._indexer = Indexer(workspace, self._stop, on_progress=self._patience.succeeded)
         self._thread = threading.Thread(target=self._run, args=(self._indexer,), name="indexer", daemon=True)
         self._thread.start()

@@ -63,6 +63,7 @@ class Workspace:
         )
         self.meter = Meter()  # told of what happens here
         self.serves = False  # searches are answered from it all the time: what is open stays open
+        self.tended = False  # an indexer keeps indexes up in this process, and lets go of them when it is done
         self._default = encoder
         self._encoders: dict[str, Encoder] = {encoder.fingerprint: encoder} if encoder else {}
         self._reranker: Reranker | None = None
