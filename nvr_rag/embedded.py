@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nvr_rag import deployments, indexes
+from nvr_rag.access.callers import Caller
 from nvr_rag.client.records import Embedded, FeedbackAnswer, SearchAnswer
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ConfigurationError, InvalidInput, StoreBusy
@@ -20,7 +22,7 @@ from nvr_rag.query_log import QueryLog, record_feedback
 from nvr_rag.running import processes
 from nvr_rag.settings import load_settings
 from nvr_rag.storable import storable
-from nvr_rag.types import Feedback, Query
+from nvr_rag.types import ANYBODY, Feedback, Query, Reader
 from nvr_rag.workspace import Workspace
 
 _BATCH = 256  # texts that the encoder is given at a time
@@ -57,23 +59,17 @@ class DataFolder:
         """Answer a question and log it. Raises as `Retriever.search`; StoreBusy says what to do where a server, or
         another program, has the index."""
         try:
+            query = replace(query, asker=_asker(query.reader))
             result = self._workspace.retriever.search(query)
         except StoreBusy as error:
             raise self._busy(error) from error
-        used = result.deployment
-        return SearchAnswer(
-            query_id=self._log.record(query, result),
-            collection=query.collection,
-            mode=result.mode,
-            deployment={name: getattr(used, name) for name in ("id", "index", "encoder", "mode", "applied_seq")},
-            hits=result.hits,
-            took_ms={stage: round(1000 * seconds, 3) for stage, seconds in result.seconds.items()},
-        )
+        return SearchAnswer.of(self._log.record(query, result), query, result)
 
-    def feedback(self, items: Sequence[Feedback]) -> FeedbackAnswer:
-        """Store what was said about hits: all, or nothing. Raises NotFound, InvalidInput."""
+    def feedback(self, items: Sequence[Feedback], *, reader: Reader = ANYBODY) -> FeedbackAnswer:
+        """Store what was said about hits: all, or nothing. `reader` is whom they were shown to. Raises NotFound for a
+        query of somebody else, InvalidInput."""
         with self._workspace.database.write() as connection:
-            new = record_feedback(connection, items)
+            new = record_feedback(connection, items, asker=_asker(reader))
         return FeedbackAnswer(accepted=len(items), new=new)
 
     def embed(self, texts: Sequence[str], *, collection: str = "default", input_type: str = "document") -> Embedded:
@@ -110,6 +106,11 @@ class DataFolder:
             f"{self._workspace.home} is served at {servers[0]}, and that server has its index: "
             f"give url={servers[0]!r} in place of home"
         )
+
+
+def _asker(reader: Reader) -> str:
+    """Who may judge what this reader was shown; see nvr_rag.access.callers. No key has this id."""
+    return "" if reader == ANYBODY else Caller(key_id="data folder", reader=reader).asker
 
 
 def _close(workspace: Workspace, log: QueryLog) -> None:

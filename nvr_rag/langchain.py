@@ -167,7 +167,7 @@ class NvrRetriever(_Connected, _Asking, BaseRetriever):
         """
         word = self._word(document, kind, grade=grade, user=user, session=session)
         if self.home is not None:
-            self._folder().feedback([word])
+            self._folder().feedback([word], reader=self._reader(principals))
         else:
             _for(self._client(), self.principals if principals is None else principals).feedback(word)
 
@@ -184,7 +184,7 @@ class NvrRetriever(_Connected, _Asking, BaseRetriever):
         """As `feedback`."""
         word = self._word(document, kind, grade=grade, user=user, session=session)
         if self.home is not None:
-            await run_in_executor(None, lambda: self._folder().feedback([word]))
+            await run_in_executor(None, lambda: self._folder().feedback([word], reader=self._reader(principals)))
         else:
             await _for(self._async_client(), self.principals if principals is None else principals).feedback(word)
 
@@ -207,6 +207,10 @@ class NvrRetriever(_Connected, _Asking, BaseRetriever):
     def _search_here(self, asked: Query, principals: Sequence[str] | None) -> list[Document]:
         reader = Reader(principals=frozenset(principals or ()))
         return _documents(self._folder().search(replace(asked, reader=reader)))
+
+    def _reader(self, principals: Sequence[str] | None) -> Reader:
+        """Whom a search of the data folder was for; `principals` are those of the call."""
+        return Reader(principals=frozenset((self.principals if principals is None else principals) or ()))
 
     def _asked(self, query: str, options: Mapping[str, Any]) -> tuple[Query, Sequence[str] | None]:
         """The query that a call means, and on whose behalf. Raises ValidationError for what it cannot say."""

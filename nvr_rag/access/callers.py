@@ -27,7 +27,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """Who asks. Rights are only ever taken away from it: by its key, and by what the request says."""
+    """Who asks, and what he may: no more than his key says, unless that lets him ask on behalf of others."""
 
     key_id: str | None = None  # None = no keys exist, and this machine's own user asks
     scopes: frozenset[Scope] = frozenset()

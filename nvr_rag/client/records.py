@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from nvr_rag.errors import InvalidInput, StoreUnavailable
-from nvr_rag.types import DocumentState, Hit, Mode
+from nvr_rag.types import DocumentState, Hit, Mode, Query, SearchResult
 
 
 class ServerGone(StoreUnavailable):
@@ -81,6 +81,19 @@ class SearchAnswer:
     deployment: Mapping[str, Any]  # id, index, encoder, mode, applied_seq
     hits: Sequence[Hit]  # best first
     took_ms: Mapping[str, float]  # by stage
+
+    @classmethod
+    def of(cls, query_id: str, query: Query, result: SearchResult) -> SearchAnswer:
+        """The same of a search in this process."""
+        used = result.deployment
+        return cls(
+            query_id=query_id,
+            collection=query.collection,
+            mode=result.mode,
+            deployment={name: getattr(used, name) for name in ("id", "index", "encoder", "mode", "applied_seq")},
+            hits=result.hits,
+            took_ms={stage: round(1000 * seconds, 3) for stage, seconds in result.seconds.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

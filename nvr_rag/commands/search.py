@@ -171,12 +171,4 @@ def _ask_index(workspace: Workspace, query: Query) -> SearchAnswer:
         query_id = log.record(query, result)
     finally:
         log.close()
-    used = result.deployment
-    return SearchAnswer(
-        query_id=query_id,
-        collection=query.collection,
-        mode=result.mode,
-        deployment={name: getattr(used, name) for name in ("id", "index", "encoder", "mode", "applied_seq")},
-        hits=result.hits,
-        took_ms={stage: round(1000 * seconds, 3) for stage, seconds in result.seconds.items()},
-    )
+    return SearchAnswer.of(query_id, query, result)

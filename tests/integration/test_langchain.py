@@ -261,6 +261,15 @@ async def test_feedback_is_stored(place: dict[str, Any], database: dict[str, Any
     ]
 
 
+def test_a_data_folder_takes_feedback_of_those_whom_the_answer_was_for(folder: Path) -> None:
+    retriever = NvrRetriever(home=folder, principals=["user:ann"])
+    found = retriever.invoke("fox")[0]
+    for principals in (["user:bob"], ["user:ann", "user:bob"], []):
+        with pytest.raises(NotFound):
+            retriever.feedback(found, "cited", principals=principals)
+    retriever.feedback(found, "cited")
+
+
 def test_feedback_on_what_is_not_ours_is_refused(place: dict[str, Any]) -> None:
     retriever = NvrRetriever(**place, k=1)
     (found,) = retriever.invoke("fox")
