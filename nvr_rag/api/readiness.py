@@ -83,6 +83,7 @@ class Readiness:
         try:
             with self._workspace.database.read() as connection:
                 serving = deployments.all_serving(connection)
+                self._workspace.database.check(connection)
         except NvrError as error:
             yield str(error)
             return

@@ -77,6 +77,12 @@ class Database:
             yield connection
             connection.commit()
 
+    def check(self, connection: Connection) -> None:
+        """Raise DatabaseUnavailable when what is written now would be lost, as far as a reader can tell: `connection`
+        is one of this database that has read something."""
+        if self._file is not None:
+            self._file.see_log(connection)
+
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
         if self._file is not None:
@@ -127,7 +133,7 @@ class _File:
             )
 
     def see_log(self, connection: Connection) -> None:
-        """Raise DatabaseUnavailable when the log that a writer has just opened has no name any more."""
+        """Raise DatabaseUnavailable when the log that this connection has opened has no name any more."""
         log = f"{self._path}-wal"
         if not os.path.exists(log) and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
             raise DatabaseUnavailable(

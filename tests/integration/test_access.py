@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from nvr_rag import corpus
-from nvr_rag.access import keys
+from nvr_rag.access import keyring, keys
 from nvr_rag.access.callers import Scope
 from nvr_rag.api import listening, server
 from nvr_rag.api.app import create_app
@@ -126,8 +126,10 @@ def test_a_key_ends_within_a_second(full: Api, how: str) -> None:
             (made,) = keys.all_keys(connection)
             (keys.revoke if how == "revoked" else keys.rotate)(connection, made.id)
     ended = time.monotonic() + (0.5 if how == "expired" else 0)
+    asked = time.monotonic()  # an answer may take long on a busy machine: what counts is when it was asked for
     while (response := full.client.get("/v1/documents", headers=bearer(key))).status_code == 200:
-        assert time.monotonic() < ended + 1.2
+        assert asked < ended + keyring.MOMENT_SECONDS
+        asked = time.monotonic()
     words = {"revoked": "was revoked", "expired": "has expired", "rotated": "not known"}
     assert response.status_code == 401
     assert words[how] in response.json()["detail"]

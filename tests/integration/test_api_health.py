@@ -76,6 +76,17 @@ def test_a_database_that_does_not_answer(api: Api, monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
 
 
+def test_a_log_of_sqlite_that_somebody_deleted(api: Api) -> None:
+    """Told also while nobody writes, for then there is still time to stop in order."""
+    api.call("POST", "/v1/collections", 201, json={"name": "default"})
+    if api.workspace.database.engine.dialect.name != "sqlite":
+        return
+    with api.indexer.paused():
+        (api.workspace.home / "corpus.sqlite3-wal").unlink()
+        (reason,) = reasons(api)
+        assert "stop nvr-rag in order" in reason
+
+
 def test_a_lost_index(api: Api) -> None:
     api.call("POST", "/v1/collections", 201, json={"name": "default"})
     api.put({"uri": "a", "text": "green tea"})
