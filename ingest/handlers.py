@@ -11,7 +11,7 @@ from ingest.chunking import chunk
 from nvr_rag.errors import ConfigurationError
 from nvr_rag.running.working import Handlers, Task
 from nvr_rag.upkeep import compaction, verification
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 
 
 def verify(task: Task) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nvr_rag.removal import erasing
 from nvr_rag.removal.tidying import Tidier
 from nvr_rag.upkeep import indexing, painting
 from nvr_rag.upkeep.catching_up import Lag, lags
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.writing import COUNTED, Work
 from nvr_rag.workspace import Workspace
 
@@ -67,7 +67,7 @@ class Indexer:
             if index.maintenance.locked():
                 return False  # a lap or a job in this process is at it: the other indexes must not wait behind that
             # One that is being built takes a round at a time, so that what serves is never kept waiting.
-            rounds = None if lag.serves else 1
+            turns = None if lag.serves else 1
             told = _Told(self._workspace.meter)
 
             def report(progress: Progress) -> None:
@@ -75,7 +75,7 @@ class Indexer:
                 told.tell(progress.work)
 
             done = indexing.catch_up(
-                self._workspace.database, index, chunk, report=report, stop=self._stop, rounds=rounds
+                self._workspace.database, index, chunk, report=report, stop=self._stop, turns=turns
             )
             told.tell(done)
             painting.step(self._workspace.database, index, Work())  # one at a time: the other indexes wait for it

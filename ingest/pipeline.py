@@ -40,7 +40,7 @@ from nvr_rag.errors import Conflict, InvalidInput, NotFound, NvrError
 from nvr_rag.ids import sha256_text
 from nvr_rag.running.patience import Patience
 from nvr_rag.types import NewDocument, ParsedText, text_format_of
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.workspace import Workspace
 
 __all__ = ["Failure", "IngestOptions", "IngestReport", "Stand", "Watcher", "check_paths", "ingest"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ingest.folders.selection import Selection
 from ingest.folders.stamps import FileState
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.writing import Work
 
 

@@ -14,7 +14,7 @@ from ingest.chunking import chunk
 from nvr_rag.errors import NvrError
 from nvr_rag.running.patience import Patience
 from nvr_rag.upkeep.catching_up import Upkeep, settle
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
 

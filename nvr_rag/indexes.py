@@ -5,7 +5,6 @@ Rows enter; open indexes leave. What is written into them is the business of `in
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +21,7 @@ from nvr_rag.db.session import Database, insert_ignore
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import EncoderMismatch, IndexExists, IndexMismatch, IndexMissing, NotFound, StoreUnavailable
 from nvr_rag.ids import new_id
+from nvr_rag.running.turns import Turns
 from nvr_rag.stores.base import OpenIndex, Store, StoreConfig
 from nvr_rag.stores.lexical import LexicalEncoder
 from nvr_rag.upkeep.leases import Lease
@@ -73,7 +73,7 @@ class LiveIndex:
     encoder: Encoder
     lexical: LexicalEncoder
     others: Callable[[], Sequence[OpenIndex]] = tuple  # that are open here and have vectors of the same encoder
-    maintenance: threading.Lock = field(default_factory=threading.Lock)  # one writer at a time
+    maintenance: Turns = field(default_factory=Turns)  # one writer at a time
     lease: Lease | None = None  # where the store is shared: one writing process at a time
 
     def hold(self) -> None:

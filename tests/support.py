@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from sqlalchemy import select
 
 from nvr_rag import corpus, documents
+from nvr_rag.chunkings import Chunker
 from nvr_rag.corpus import Put
 from nvr_rag.db import tables as t
+from nvr_rag.db.session import Database
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.ids import sha256_text
 from nvr_rag.indexes import IndexInfo, LiveIndex
@@ -20,6 +23,7 @@ from nvr_rag.stores.base import Store
 from nvr_rag.testing import HashEncoder, MemoryStore
 from nvr_rag.types import ChunkDraft, Hit, Mode, NewDocument, ParsedText, Query, TextFormat
 from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep.streaming import Job
 from nvr_rag.upkeep.verification import Verification
 from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
@@ -44,6 +48,20 @@ def paragraphs(parsed: ParsedText, encoder: Encoder, *, overlap: int = 0) -> Seq
 
 
 _COMPILED: dict[Any, Any] = {}  # statements, shared by all houses: compiling them takes longer than running them
+
+
+def apply_round(
+    database: Database,
+    index: LiveIndex,
+    chunker: Chunker,
+    *,
+    work: Work,
+    stop: threading.Event | None = None,
+    budget: int | None = None,
+) -> bool:
+    """One round of an index, or a turn of so many chunks, and no purge."""
+    job = Job(database=database, index=index, chunker=chunker, work=work, stop=stop)
+    return indexing.apply_round(job) if budget is None else indexing.apply_turn(job, budget)
 
 
 class House:

@@ -20,7 +20,7 @@ from nvr_rag.fusion import FusionSettings
 from nvr_rag.retriever import MAX_K
 from nvr_rag.types import Mode
 from nvr_rag.upkeep.catching_up import Upkeep, settle
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.verification import verify
 from nvr_rag.upkeep.writing import Work
 from training import collecting

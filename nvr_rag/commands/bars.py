@@ -9,7 +9,7 @@ from nvr_rag import output
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from nvr_rag.upkeep.indexing import Progress
+    from nvr_rag.upkeep.progress import Progress
 
 
 class IndexBar:

@@ -13,29 +13,33 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Use it in a `with`: on leaving, the steps that were asked for are done, or none of them after an error."""
+    """Use it in a `with`: on leaving, the steps that were asked for are done, and what went wrong in one is raised;
+    after an error of the block itself, those that wait are left out."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._broken = False
+        self._error: BaseException | None = None
 
     def do(self, step: Callable[[], T]) -> Future[T]:
-        """Have a step done after those before it. Its result, or its error, is the future's."""
+        """Have a step done after those before it. Its result is the future's, or its error, or that of a step before
+        it."""
         return self._pool.submit(self._done, step)
 
     def _done(self, step: Callable[[], T]) -> T:
-        if self._broken:
-            raise RuntimeError("a step before this one has failed")
+        if self._error is not None:
+            raise self._error
         try:
             return step()
-        except BaseException:
-            self._broken = True
+        except BaseException as error:
+            self._error = error
             raise
 
     def __enter__(self) -> Aside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if error is not None and not isinstance(error, GeneratorExit):  # that is how a generator is ended in order
-            self._broken = True
+        if error is not None:
+            self._error = error
         self._pool.shutdown(wait=True)
+        if error is None and self._error is not None:
+            raise self._error

@@ -18,9 +18,9 @@ from nvr_rag.errors import NvrError, StoreBusy
 from nvr_rag.indexes import IndexInfo
 from nvr_rag.running import processes
 from nvr_rag.upkeep import indexing
-from nvr_rag.upkeep.indexing import Progress
 from nvr_rag.upkeep.pace import Pace
 from nvr_rag.upkeep.pace import pace as pace_of
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
 

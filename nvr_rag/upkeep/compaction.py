@@ -22,7 +22,7 @@ from nvr_rag.errors import Conflict, Maintained, Stopped
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.stores.base import OpenIndex
 from nvr_rag.upkeep import catching_up, indexing
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from nvr_rag.upkeep.writing import Work
 from nvr_rag.workspace import Workspace
 

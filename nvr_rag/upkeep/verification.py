@@ -9,10 +9,11 @@ vacuum of PostgreSQL. What changes meanwhile is left out of the judgment: see _C
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,9 +28,11 @@ from nvr_rag.removal import erasure
 from nvr_rag.running import processes
 from nvr_rag.stores.base import Point, SparseVector
 from nvr_rag.stores.points import HASHES
-from nvr_rag.upkeep.indexing import catch_up, grouped, purge_round
+from nvr_rag.upkeep.indexing import catch_up, purge_round
 from nvr_rag.upkeep.writing import Work, collection_of, want, write_group
 from nvr_rag.workspace import Workspace
+
+Item = TypeVar("Item")
 
 KIND = "verify"  # of the job that asks an index's owner
 
@@ -102,7 +105,7 @@ def _opened_and_verified(
     index = workspace.index(index_id)
     tell = (lambda progress: report(progress.work.chunks)) if report else None
     while repair and _unfinished(workspace.database, index_id):  # no further: documents may come in without end
-        catch_up(workspace.database, index, chunker, report=tell, rounds=1)
+        catch_up(workspace.database, index, chunker, report=tell, turns=1)
     found = verify(workspace.database, index, repair=repair, report=report)
     found.unfinished = _unfinished(workspace.database, index_id)
     return found
@@ -201,7 +204,7 @@ class _Comparison:
                 page, place = chunks.next_chunks(
                     connection, collection_of(info), info.chunking_id, info.applied_seq, place
                 )
-            for group in grouped(page, _CHUNKS_A_GROUP):
+            for group in _grouped(page, _CHUNKS_A_GROUP):
                 self._compare(group, info.applied_seq)
                 self._found.checked += len(group)
                 if self._found.checked // _REPORT_EVERY > told:
@@ -210,7 +213,7 @@ class _Comparison:
 
     def walk_store(self, purged_seq: int) -> None:
         """Look for points that should not be there, in an index that was purged up to `purged_seq`."""
-        for group in grouped((point.id for point in self._index.points.scan()), _IDS_A_PAGE):
+        for group in _grouped((point.id for point in self._index.points.scan()), _IDS_A_PAGE):
             self._hold()
             with self._database.read() as connection:
                 info = indexes.get(connection, self._index.info.id)
@@ -320,3 +323,10 @@ def _encoded(index: LiveIndex, group: Sequence[PlacedChunk]) -> list[Point]:
         )
         for item, vector in zip(wanted, vectors, strict=True)
     ]
+
+
+def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

@@ -20,7 +20,7 @@ from nvr_rag.commands import common
 from nvr_rag.registry import SHORT
 from nvr_rag.running import processes
 from nvr_rag.testing import HashEncoder
-from nvr_rag.upkeep import catching_up, indexing
+from nvr_rag.upkeep import catching_up, rounds
 from tests.integration.command_line import CommandLine
 from tests.integration.lifecycle import Doubles
 from tests.support import document
@@ -272,7 +272,7 @@ def test_the_same_build_again_goes_on_with_the_index(built: CommandLine) -> None
 
 
 def test_a_build_that_is_stopped_goes_on_where_it_was(known: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 1)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
     encode = HashEncoder.encode_documents
 
     def interrupted(self: HashEncoder, inputs: list[str]) -> object:
@@ -301,7 +301,7 @@ def test_the_bar_follows_the_index(known: CommandLine, monkeypatch: pytest.Monke
 
     drawn: list[dict[str, Any]] = []
     monkeypatch.setattr(output, "progress", lambda: nullcontext(Bars()))
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 1)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
     known.json("index", "build", "--model", OTHER)
     # told after every group of chunks and after every round, here one of each a document
     assert [(bar["completed"], bar["total"]) for bar in drawn] == [(0, 2), (1, 2), (1, 2), (2, 2)]

@@ -15,7 +15,7 @@ from nvr_rag.testing import Fault, FaultyStore
 from nvr_rag.types import Mode
 from nvr_rag.upkeep import compaction
 from nvr_rag.upkeep.compaction import Compaction, compact, done_already, gives_up
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep.progress import Progress
 from tests.integration.lifecycle import Doubles, catch_up, states
 from tests.support import House, document, paragraphs
 

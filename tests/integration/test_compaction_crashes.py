@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from nvr_rag import deployments, promotion, workspace
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
-from nvr_rag.upkeep import compaction, indexing, verification
+from nvr_rag.upkeep import compaction, rounds, verification
 from tests import engines
 from tests.integration.lifecycle import Doubles, catch_up
 from tests.integration.test_crashes import Saved
@@ -71,8 +71,8 @@ class MortalStore(FaultyStore):
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rounds of a few changes, and no looking for migrations."""
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 4)
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 4)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 4)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 4)
     monkeypatch.setattr(compaction, "ASKED", 2)
     monkeypatch.setattr(workspace, "migrate", lambda database: None)
 

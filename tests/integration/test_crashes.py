@@ -21,7 +21,7 @@ from nvr_rag import workspace
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.stores.base import Store
 from nvr_rag.testing import Crash, FaultyStore, MemoryStore
-from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep import progress, rounds
 from tests import engines
 from tests.support import House, document
 
@@ -211,15 +211,15 @@ def check_caught_up(house: House, phase: Phase) -> None:
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several rounds and several groups a round in a scenario of a few documents."""
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 4)
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 3)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 4)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 3)
 
 
 @pytest.fixture(autouse=True)
 def migrated_already(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking for migrations is half of what it takes to open a house, and there are hundreds to open."""
     monkeypatch.setattr(workspace, "migrate", lambda database: None)
-    monkeypatch.setattr(indexing, "TELL_SECONDS", 1e9)  # a word on how a build goes need not survive a power cut
+    monkeypatch.setattr(progress, "TELL_SECONDS", 1e9)  # a word on how a build goes need not survive a power cut
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from nvr_rag.errors import ChunkingMismatch, NotFound, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.testing import Fault, FaultyStore, MemoryStore
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
-from nvr_rag.upkeep import indexing
-from nvr_rag.upkeep.indexing import Progress
+from nvr_rag.upkeep import indexing, rounds
+from nvr_rag.upkeep.progress import Progress
 from tests.integration.lifecycle import Doubles
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 
 def lines(*parts: str) -> str:
@@ -147,7 +147,7 @@ def test_there_and_back_again(house: House) -> None:
 
 
 def test_many_rounds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 7)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 7)
     house.put(*[document(f"d{i}", f"text {i}") for i in range(50)])
     told: list[tuple[int, int]] = []
 
@@ -162,18 +162,18 @@ def test_many_rounds(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_many_rounds_applied_is_purged_whole(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 2)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 2)
     house.put(*[document(f"d{i}", f"old {i}") for i in range(9)])
     house.catch_up()
     house.put(*[document(f"d{i}", f"new {i}") for i in range(9)])
     work = indexing.Work()
-    while indexing.apply_round(house.database, house.index, paragraphs, work=work):
+    while apply_round(house.database, house.index, paragraphs, work=work):
         pass
     assert len(house.points()) == 18
-    rounds = 0
+    purges = 0
     while indexing.purge_round(house.database, house.index, work=work):
-        rounds += 1
-    assert (rounds, work.deleted, len(house.points())) == (5, 9, 9)
+        purges += 1
+    assert (purges, work.deleted, len(house.points())) == (5, 9, 9)
 
 
 def test_catching_up_twice_does_nothing_the_second_time(house: House) -> None:

@@ -24,7 +24,7 @@ from nvr_rag.promotion import Switch, promote, roll_back
 from nvr_rag.running import processes
 from nvr_rag.testing import HashEncoder
 from nvr_rag.types import Query
-from nvr_rag.upkeep import catching_up, indexing
+from nvr_rag.upkeep import catching_up, indexing, rounds
 from nvr_rag.upkeep.catching_up import Upkeep, lags, settle
 from nvr_rag.workspace import Workspace
 from tests.integration.api_support import SmallIndexer, running
@@ -480,7 +480,7 @@ def test_a_retired_index_is_not_opened_any_more(full: House, doubles: Doubles) -
 def test_a_candidate_is_built_a_round_at_a_time_behind_what_serves(
     full: House, doubles: Doubles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 1)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
     monkeypatch.setattr(indexer, "chunk", paragraphs)
     full.put(*(document(f"{n}", f"owl number{n}") for n in range(3)))
     full.catch_up()

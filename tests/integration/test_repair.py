@@ -383,7 +383,7 @@ def test_documents_that_come_and_go_meanwhile_are_no_false_alarm(full: House) ->
     def index() -> None:
         while not stop.is_set():
             try:
-                indexing.catch_up(full.database, full.index, paragraphs, rounds=1)
+                indexing.catch_up(full.database, full.index, paragraphs, turns=1)
             except Exception as error:
                 failures.append(error)
 

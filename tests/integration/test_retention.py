@@ -25,7 +25,7 @@ from nvr_rag.types import Feedback, FeedbackKind, Hit, Mode, Query
 from nvr_rag.upkeep import indexing, verification
 from nvr_rag.upkeep.catching_up import lags
 from tests.integration.lifecycle import Doubles, catch_up, states
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 
 def lines(*parts: str) -> str:
@@ -119,7 +119,7 @@ def test_a_version_that_is_young_or_still_shown_stays(house: House) -> None:
     house.put(document("a", "two"))
     assert counts(pruned(house, version_days=0)) == {}  # the index shows it
     assert house.texts("one") == ["one"]
-    indexing.apply_round(house.database, house.index, paragraphs, work=indexing.Work())
+    apply_round(house.database, house.index, paragraphs, work=indexing.Work())
     assert counts(pruned(house, version_days=0)) == {}  # the index has to know which points are stale
     house.catch_up()
     assert counts(pruned(house, version_days=1)) == {}
@@ -430,7 +430,7 @@ def _happen(house: House, chance: random.Random, encoders: list[str]) -> None:
     elif what == "part":
         lag = chance.choice(lags(workspace))
         work = indexing.Work()
-        indexing.apply_round(house.database, workspace.index(lag.index.id), paragraphs, work=work)
+        apply_round(house.database, workspace.index(lag.index.id), paragraphs, work=work)
     elif what == "propose" and len(waiting) < 2:
         workspace.propose("default", chance.choice(encoders))
     elif what == "promote" and waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,11 +16,12 @@ from nvr_rag.db import tables as t
 from nvr_rag.encoders.base import Encoder
 from nvr_rag.errors import ChunkingMismatch, StoreUnavailable
 from nvr_rag.types import ChunkDraft, DocumentState, ParsedText
-from nvr_rag.upkeep import indexing, pace
+from nvr_rag.upkeep import indexing, pace, rounds
 from nvr_rag.upkeep.catching_up import lags
-from nvr_rag.upkeep.indexing import Progress, Work
+from nvr_rag.upkeep.progress import Progress
+from nvr_rag.upkeep.writing import Work
 from tests.integration.lifecycle import Doubles, catch_up
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 
 def lines(*parts: str) -> str:
@@ -29,7 +31,7 @@ def lines(*parts: str) -> str:
 def one_round(house: House, budget: int | None = None) -> tuple[bool, int, Work]:
     """Whether it did anything, how far the index is then, and what was done."""
     work = Work()
-    done = indexing.apply_round(house.database, house.index, paragraphs, work=work, budget=budget)
+    done = apply_round(house.database, house.index, paragraphs, work=work, budget=budget)
     return done, house.row.applied_seq, work
 
 
@@ -37,7 +39,7 @@ def one_round(house: House, budget: int | None = None) -> tuple[bool, int, Work]
 
 
 def test_a_round_ends_with_enough_text(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHARACTERS_A_ROUND", 100)
+    monkeypatch.setattr(rounds, "CHARACTERS_A_ROUND", 100)
     house.put(*[document(f"d{number}", f"{number} " + "x" * 48) for number in range(5)])  # 50 characters each
     assert [one_round(house)[1] for _ in range(4)] == [2, 4, 5, 5]
     house.put(
@@ -49,7 +51,7 @@ def test_a_round_ends_with_enough_text(house: House, monkeypatch: pytest.MonkeyP
 
 def test_only_the_version_that_is_shown_at_the_end_counts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes 1 and 4 are of one document: where the round ends before 4, it shows what 1 said."""
-    monkeypatch.setattr(indexing, "CHARACTERS_A_ROUND", 10)
+    monkeypatch.setattr(rounds, "CHARACTERS_A_ROUND", 10)
     house.put(document("a", "first"), document("b", "0123456789"), document("c", "c"))
     house.put(document("a", "second"))
     assert one_round(house)[1] == 2
@@ -62,7 +64,7 @@ def test_only_the_version_that_is_shown_at_the_end_counts(house: House, monkeypa
 def test_a_turn_ends_in_the_middle_of_a_book_and_the_next_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 4)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 4)
     house.put(document("book", lines(*[f"chapter {number}" for number in range(10)])))
     found = [one_round(house, budget=4) for _ in range(4)]
     assert [(done, seq, work.encoded, work.kept) for done, seq, work in found] == [
@@ -78,12 +80,12 @@ def test_a_turn_ends_in_the_middle_of_a_book_and_the_next_goes_on(
 def test_a_candidate_never_takes_more_than_a_turn(
     house: House, doubles: Doubles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 4)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 4)
     monkeypatch.setattr(indexing, "CHUNKS_A_TURN", 8)
     house.put(document("book", lines(*[f"chapter {number}" for number in range(30)])))
     candidate = doubles.propose(house.workspace, 1)
     index = house.workspace.index(candidate.index_id)
-    turns = [indexing.catch_up(house.database, index, paragraphs, rounds=1).encoded for _ in range(5)]
+    turns = [indexing.catch_up(house.database, index, paragraphs, turns=1).encoded for _ in range(5)]
     assert turns == [8, 8, 8, 6, 0]
 
 
@@ -118,13 +120,13 @@ def expected(house: House) -> set[str]:
 
 
 def test_how_a_build_goes_stands_in_its_row(house: House, doubles: Doubles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 10)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 10)
     house.put(*[document(f"d{number}", lines(f"a {number}", f"b {number}")) for number in range(25)])
     candidate = doubles.propose(house.workspace, 1)
     index = house.workspace.index(candidate.index_id)
     seen = []
     for _ in range(3):
-        indexing.catch_up(house.database, index, paragraphs, rounds=1)
+        indexing.catch_up(house.database, index, paragraphs, turns=1)
         with house.database.read() as connection:
             info = indexes.get(connection, candidate.index_id)
         seen.append((info.applied_seq, info.progress and info.progress["chunks"]))
@@ -136,7 +138,7 @@ def test_how_a_build_goes_stands_in_its_row(house: House, doubles: Doubles, monk
 
 
 def test_a_book_tells_before_it_is_done(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 4)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 4)
     house.put(document("book", lines(*[f"chapter {number}" for number in range(10)])))
     one_round(house, budget=4)
     assert house.row.progress is not None
@@ -240,16 +242,16 @@ def test_a_fast_encoder_gets_larger_rounds_and_groups_a_slow_one_does_not(
 ) -> None:
     """1,000 chunks a second are 10 groups of 100 chunks a second: ten times as much would be in a round, but for the
     bound of 3."""
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 100)
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 5)
-    monkeypatch.setattr(indexing, "FASTER", 3)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 100)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 5)
+    monkeypatch.setattr(rounds, "FASTER", 3)
     house.put(*[document(f"d{number}", f"text {number}") for number in range(60)])
     ends = []
     for encoded, seconds in ((0, 0.0), (999, 0.1), (1000, 1.0), (1000, 5.0), (1000, 20.0)):
         work = Work(encoded=encoded)
         work.spend("encode", seconds)
         before = house.row.applied_seq
-        indexing.apply_round(house.database, house.index, paragraphs, work=work)
+        apply_round(house.database, house.index, paragraphs, work=work)
         ends.append(house.row.applied_seq - before)
     assert ends == [5, 5, 15, 10, 5]
 
@@ -259,7 +261,7 @@ def test_while_a_group_is_encoded_the_next_is_looked_up_and_the_last_is_stored(
 ) -> None:
     """The encoder waits inside each group until the next one has been asked for and the one before was written: it
     would wait for ever if one thing came after the other."""
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
     house.put(document("a", lines(*[f"part {number}" for number in range(8)])))
     looked_up, stored = threading.Semaphore(0), threading.Semaphore(0)
     get, upsert, encode = house.index.points.get, house.index.points.upsert, house.encoder.encode_documents
@@ -294,7 +296,7 @@ def test_while_a_group_is_encoded_the_next_is_looked_up_and_the_last_is_stored(
 
 def test_equal_inputs_in_neighbouring_groups_are_encoded_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second group is looked up before the first one is stored."""
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
     house.put(document("a", lines("one", "echo", "echo", "two", "echo", "echo")))
     work = house.catch_up()
     assert (house.encoder.encoded, work.encoded, work.reused) == (3, 3, 3)
@@ -302,7 +304,7 @@ def test_equal_inputs_in_neighbouring_groups_are_encoded_once(house: House, monk
 
 
 def test_after_an_error_nothing_more_is_written(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
     house.put(document("a", lines(*[f"part {number}" for number in range(10)])))
     upsert, calls = house.index.points.upsert, []
 
@@ -332,3 +334,94 @@ def test_what_it_took_is_told_by_stage_and_added_up(house: House) -> None:
     assert both.encoded == 5
     assert both.seconds == {stage: pytest.approx(2 * seconds) for stage, seconds in first.seconds.items()}
     json.dumps(both.seconds)
+
+
+# rounds that follow each other without a gap
+
+
+def test_the_next_round_is_encoded_while_the_one_before_is_flushed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flush of the first round waits until the second one is being encoded."""
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
+    house.put(document("a", "one"), document("b", "two"))
+    flush, encode = house.index.points.flush, house.encoder.encode_documents
+    second, calls = threading.Event(), []
+
+    def flushing() -> None:
+        assert second.wait(30)
+        flush()
+
+    def encoding(inputs: Sequence[str]) -> Any:
+        calls.append(len(inputs))
+        if len(calls) == 2:
+            assert house.row.applied_seq == 0
+            second.set()
+        return encode(inputs)
+
+    monkeypatch.setattr(house.index.points, "flush", flushing)
+    monkeypatch.setattr(house.encoder, "encode_documents", encoding)
+    house.catch_up()
+    assert calls == [1, 1]
+    assert house.row.applied_seq == 2
+
+
+def test_whoever_waits_for_an_index_gets_it_after_a_round(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
+    house.put(*[document(f"d{number}", f"text {number}") for number in range(12)])
+    index, encode, seen = house.index, house.encoder.encode_documents, list[int]()
+
+    def verify() -> None:
+        with index.maintenance:
+            seen.append(house.row.applied_seq)
+
+    other = threading.Thread(target=verify)
+
+    def encoding(inputs: Sequence[str]) -> Any:
+        if not other.ident:
+            other.start()
+            while not index.maintenance.wanted:
+                pass
+        return encode(inputs)
+
+    monkeypatch.setattr(house.encoder, "encode_documents", encoding)
+    house.catch_up()
+    other.join(30)
+    assert 0 < seen[0] < 4
+    assert house.row.applied_seq == 12
+
+
+def test_what_went_stale_is_removed_before_it_may_come_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process died before it removed "two". The second round wants it again, and looks while the first one ends."""
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 1)
+    house.put(document("a", lines("one", "two")))
+    house.catch_up()
+    house.put(document("a", "one"))
+    one_round(house)
+    house.put(document("b", "three"), document("a", lines("one", "two")))
+    house.catch_up()
+    assert house.verify().clean
+    assert sorted(house.texts("two")) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_comes_and_goes_the_index_holds_what_the_log_says(
+    house: House, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Few documents with few texts, so that neighbouring rounds touch the same ones, and texts come back that the round
+    before is about to remove."""
+    rng = Random(seed)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", rng.randint(1, 3))
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", rng.randint(1, 3))
+    house.put(*[document(f"d{number}", "one") for number in range(4)])
+    for _ in range(6):
+        for _ in range(rng.randint(2, 12)):
+            uri = f"d{rng.randrange(4)}"
+            if rng.random() < 0.2:
+                house.delete(uri)
+            else:
+                parts = rng.sample(["one", "two", "three", "four"], rng.randint(1, 3))
+                house.put(document(uri, lines(*parts), metadata={"year": rng.randint(2020, 2021)}))
+        house.catch_up()
+        found = house.verify()
+        assert found.clean, (seed, found)

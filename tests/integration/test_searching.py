@@ -22,7 +22,7 @@ from nvr_rag.testing import MemoryStore
 from nvr_rag.types import ANYBODY, OWNER, ChunkDraft, GroupBy, Hit, Mmr, Mode, ParsedText, Query, Reader, SearchResult
 from nvr_rag.upkeep import indexing
 from nvr_rag.upkeep.writing import Work
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 ANN, BOB = Reader(principals=frozenset({"user:ann"})), Reader(principals=frozenset({"user:bob"}))
 DENSE = Mode.DENSE
@@ -473,7 +473,7 @@ def test_what_opens_and_closes_while_the_index_never_stands_still(
     def move() -> None:
         number = next(numbers)
         house.put(document("a", two_parts(number), title=str(number), acl=["user:ann"] if number % 2 else None))
-        indexing.apply_round(house.database, house.index, paragraphs, work=Work())
+        apply_round(house.database, house.index, paragraphs, work=Work())
 
     def step(*args: Any) -> Any:
         if before:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from nvr_rag import chunks, collections
-from nvr_rag.errors import NotFound
+from nvr_rag.errors import NotFound, StoreUnavailable
 from nvr_rag.ids import chunk_id, document_id, new_id, sha256_text
 from nvr_rag.stores.base import Point, SparseVector
-from nvr_rag.upkeep import indexing, verification
+from nvr_rag.upkeep import verification
 from nvr_rag.upkeep.verification import Verification
 from nvr_rag.upkeep.writing import Work
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 
 def key(text: str, uri: str = "a", occurrence: int = 0) -> str:
@@ -120,11 +120,15 @@ def test_an_index_that_lags_is_not_wrong(full: House) -> None:
     assert counts(full.verify()) == (3, 0, 0, 0)
 
 
-def test_a_round_that_was_broken_off_is_not_wrong(full: House) -> None:
+def test_a_round_that_was_broken_off_is_not_wrong(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise StoreUnavailable("the power went")
+
     full.put(document("a", "one\n\nsix", metadata={"year": 2021}))  # "one" is repainted, "six" is new
-    stop = threading.Event()
-    stop.set()
-    indexing.apply_round(full.database, full.index, paragraphs, work=Work(), stop=stop)
+    monkeypatch.setattr(full.index.points, "flush", broken)
+    with pytest.raises(StoreUnavailable):
+        apply_round(full.database, full.index, paragraphs, work=Work())
+    monkeypatch.undo()
     assert key("six") in full.points()
     assert counts(full.verify()) == (6, 0, 0, 0)
     full.index.points.delete([key("three")])  # still shown, and gone
@@ -135,7 +139,7 @@ def test_a_round_that_was_broken_off_is_not_wrong(full: House) -> None:
 
 def test_what_could_not_be_purged_before_is_purged_first(full: House) -> None:
     full.put(document("a", "one"))
-    indexing.apply_round(full.database, full.index, paragraphs, work=Work())
+    apply_round(full.database, full.index, paragraphs, work=Work())
     assert full.row.purged_seq == 2
     assert counts(full.verify()) == (3, 0, 0, 0)
     assert full.row.purged_seq == 3

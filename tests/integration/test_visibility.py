@@ -29,10 +29,10 @@ from nvr_rag.ids import chunk_id, document_id, sha256_text
 from nvr_rag.retriever import MAX_K, MAX_QUERY_CHARACTERS
 from nvr_rag.testing import MemoryStore
 from nvr_rag.types import Mode, Query
-from nvr_rag.upkeep import indexing
+from nvr_rag.upkeep import indexing, rounds
 from nvr_rag.upkeep.writing import Work
 from tests import engines
-from tests.support import House, document, paragraphs
+from tests.support import House, apply_round, document, paragraphs
 
 PARTS = 3
 
@@ -93,7 +93,7 @@ def in_background(work: Callable[[threading.Event], None]) -> Iterator[threading
 def test_a_search_beside_hundreds_of_updates_shows_one_version_whole(
     house: House, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)  # a version is written in two steps
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)  # a version is written in two steps
     updates = 60
     put_version(house, 0)
     house.catch_up()
@@ -173,7 +173,7 @@ def test_an_index_that_never_stands_still(
 
     def move() -> None:
         put_version(house, next(numbers))
-        indexing.apply_round(house.database, house.index, paragraphs, work=Work())
+        apply_round(house.database, house.index, paragraphs, work=Work())
         if purging:
             house.catch_up()
 
@@ -191,7 +191,7 @@ def test_a_deletion_during_a_search_counts(house: House, monkeypatch: pytest.Mon
 
 
 def test_a_half_written_version_is_not_shown(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 1)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 1)
     put_version(house, 0)
     house.catch_up()
     put_version(house, 1)
@@ -338,13 +338,13 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def apply(self) -> None:
-        indexing.apply_round(self.house.database, self.house.index, paragraphs, work=Work())
+        apply_round(self.house.database, self.house.index, paragraphs, work=Work())
 
     @rule()
     def apply_half(self) -> None:
         stop = threading.Event()
         stop.set()
-        indexing.apply_round(self.house.database, self.house.index, paragraphs, work=Work(), stop=stop)
+        apply_round(self.house.database, self.house.index, paragraphs, work=Work(), stop=stop)
 
     @rule()
     def purge(self) -> None:
@@ -375,8 +375,8 @@ class Life(RuleBasedStateMachine):
 
 
 def test_random_lives(furnished_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "CHANGES_A_ROUND", 2)
-    monkeypatch.setattr(indexing, "CHUNKS_A_GROUP", 2)
+    monkeypatch.setattr(rounds, "CHANGES_A_ROUND", 2)
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
     monkeypatch.setattr("nvr_rag.workspace.migrate", lambda database: None)
     monkeypatch.setattr(Life, "home", furnished_home, raising=False)
     few = settings(max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))

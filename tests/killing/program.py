@@ -91,12 +91,12 @@ def install() -> None:
     from ingest import pipeline
     from nvr_rag import jobs
     from nvr_rag.running import processes
-    from nvr_rag.upkeep import indexing, leases
+    from nvr_rag.upkeep import leases, rounds
 
     library = ModuleType("nvr_rag.encoders.torch")
     library.__dict__.update(load_encoder=_load_encoder, export=_export)
     sys.modules[library.__name__] = library
-    indexing.CHANGES_A_ROUND = indexing.CHUNKS_A_GROUP = _SMALL
+    rounds.CHANGES_A_ROUND = rounds.CHUNKS_A_GROUP = _SMALL
     pipeline._BATCH_DOCUMENTS = _SMALL
     jobs.LEASE_SECONDS = leases.LEASE_SECONDS = 2 * DEAD_AFTER_SECONDS
     processes.HEARTBEAT_SECONDS, processes.DEAD_AFTER_SECONDS = _HEARTBEAT_SECONDS, DEAD_AFTER_SECONDS

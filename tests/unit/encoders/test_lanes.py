@@ -1,0 +1,95 @@
+"""Lanes: work side by side, in order, and never more of it than there are lanes."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from nvr_rag.encoders.lanes import MOST, Lanes
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.02 if item == 0 else 0)
+        return item * 2
+
+    assert list(Lanes(3).map(slow_first, range(40))) == [item * 2 for item in range(40)]
+    assert list(Lanes(3).map(slow_first, [])) == []
+
+
+def test_as_many_at_once_as_there_are_lanes_whoever_asks() -> None:
+    lanes, lock, running, most = Lanes(3), threading.Lock(), 0, 0
+
+    def step(item: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            running -= 1
+        return item
+
+    callers = [threading.Thread(target=lambda: list(lanes.map(step, range(12)))) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert most == 3
+
+
+def test_the_threads_of_torch_are_shared_out_and_its_number_stays() -> None:
+    before = torch.get_num_threads()
+    together = threading.Barrier(MOST)  # every lane takes one item
+
+    def threads(_: int) -> int:
+        together.wait(30)
+        torch.ones(4).sum()  # what a thread does first must not change its number
+        return torch.get_num_threads()
+
+    try:
+        shares = list(Lanes(2 * MOST + 3).map(threads, range(MOST)))
+        assert sorted(shares) == [2] * (MOST - 3) + [3] * 3
+        found: list[int] = []
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert found == [2 * MOST + 3]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_ends_it_and_what_waits_is_not_begun() -> None:
+    begun: list[int] = []
+
+    def step(item: int) -> int:
+        begun.append(item)
+        if item == 2:
+            raise ValueError("bad item")
+        return item
+
+    lanes = Lanes(1)
+    with pytest.raises(ValueError, match="bad item"):
+        list(lanes.map(step, range(100)))
+    assert len(begun) <= 5
+    assert list(lanes.map(lambda item: item, [1, 2])) == [1, 2]  # and the lanes go on
+
+
+def test_one_caller_does_not_keep_another_waiting_for_long() -> None:
+    """A long list hands in only a few items ahead, so somebody else's come between them."""
+    lanes, order = Lanes(1), list[str]()
+
+    def step(item: str) -> None:
+        order.append(item)
+        time.sleep(0.01)
+
+    long = threading.Thread(target=lambda: list(lanes.map(step, ["long"] * 50)))
+    long.start()
+    while len(order) < 3:
+        time.sleep(0.001)
+    list(lanes.map(step, ["short"]))
+    assert order.index("short") < 12
+    long.join(30)
