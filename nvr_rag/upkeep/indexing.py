@@ -19,6 +19,7 @@ from nvr_rag import chunks, corpus, indexes
 from nvr_rag.chunkings import Chunker
 from nvr_rag.db.session import Database
 from nvr_rag.indexes import LiveIndex
+from nvr_rag.running import memory
 from nvr_rag.upkeep import rounds
 from nvr_rag.upkeep.progress import Clock, Report
 from nvr_rag.upkeep.rounds import Round
@@ -118,6 +119,7 @@ def _end_round(job: Job, done: Round, clock: Clock) -> None:
     with job.work.timed("database"), job.database.write() as connection:
         applied = (done.since, done.upto)
         indexes.advance(connection, done.info.id, applied=applied, progress=clock.ended(done))
+    memory.give_back()
 
 
 def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:

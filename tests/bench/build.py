@@ -4,13 +4,16 @@
 
 Speed: the real encoder, the same chunk inputs, in one process; in turn, encoded in one call, and written by a build of
 an index on a real Edge store; medians. Memory: anonymous memory (RssAnon) of a process that ingests a folder of files
-and then builds a second index of them, with an encoder without a model, less what vectors of that number take; sampled
-by a thread. Every size has a process of its own.
+and then builds a second index of them, with an encoder without a model; sampled by a thread. What the open index has of
+it, vectors, words and ids, is what the C library's heap is smaller by once it is closed. Every size has a process of
+its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import re
 import statistics
@@ -65,7 +68,18 @@ def main() -> None:
 
 
 ROW = ("", "chunks/s", "of the encoder's speed, median", "lowest", "highest")
-MEMORY_ROW = ("documents", "chunks", "at rest MB", "ingest, at most MB", "build, at most MB", "vectors MB", "seconds")
+MEMORY_ROW = (
+    "documents",
+    "chunks",
+    "at rest MB",
+    "ingest, at most MB",
+    "of that the index",
+    "beyond",
+    "build, at most MB",
+    "of that the index",
+    "beyond",
+    "seconds",
+)
 
 
 def _child(what: str, count: int, rounds: int, threads: int) -> dict[str, float]:
@@ -88,9 +102,11 @@ def _speed(chunks: int, rounds: int, threads: int) -> list[list[object]]:
 
 def _memory(documents: int, threads: int) -> list[object]:
     found = _child("memory", documents, 1, threads)
-    vectors = documents * CHUNKS_A_DOCUMENT * DIMENSION * 4 / 2**20
-    told = [f"{found[name]:.0f}" for name in ("rest", "ingest", "build")]
-    return [documents, documents * CHUNKS_A_DOCUMENT, *told, f"{vectors:.0f}", f"{found['seconds']:.0f}"]
+    row: list[object] = [documents, documents * CHUNKS_A_DOCUMENT, f"{found['rest']:.0f}"]
+    for name in ("ingest", "build"):
+        index = found[f"{name} index"]
+        row += [f"{part:.0f}" for part in (found[name], index, found[name] - found["rest"] - index)]
+    return [*row, f"{found['seconds']:.0f}"]
 
 
 def child_speed(work: Path, count: int, rounds: int, threads: int) -> None:
@@ -131,10 +147,11 @@ def child_memory(work: Path, count: int, _rounds: int, _threads: int) -> None:
         with _most(found, "ingest"):
             report = ingest(workspace, [work / "files"])
         assert report.added == count - 10, report
-        workspace.close_index(1)
+        found["ingest index"] = _closed(workspace, 1)
         candidate = workspace.propose("default", encoder.fingerprint, run="second")
         with _most(found, "build"):
             indexing.catch_up(workspace.database, workspace.index(candidate.index_id), chunk)
+        found["build index"] = _closed(workspace, candidate.index_id)
     print(json.dumps({**found, "seconds": time.perf_counter() - begun}))
 
 
@@ -190,6 +207,35 @@ def anonymous() -> float:
     found = re.search(r"RssAnon:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) / 1024
+
+
+def _closed(workspace: Workspace, index_id: int) -> float:
+    """Close an index; the MB that it had on the C library's heap."""
+    gc.collect()
+    before = _in_use()
+    workspace.close_index(index_id)
+    gc.collect()
+    return before - _in_use()
+
+
+class _Heap(ctypes.Structure):
+    """struct mallinfo2 of glibc's malloc.h: bytes, unless it is a number of blocks."""
+
+    _fields_ = [  # as ctypes wants it
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _in_use() -> float:
+    """MB that are allocated and not freed, on all heaps and in mappings of their own."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _Heap
+    heap = ask()
+    return float(heap.uordblks + heap.hblkhd) / 2**20
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import httpx
 
 from ingest.pipeline import ingest
 from nvr_rag import chunks
+from nvr_rag.running import memory
 from nvr_rag.settings import Settings
 from nvr_rag.types import Mode, Query
 from nvr_rag.upkeep.writing import want
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("WHAT", "WORK"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
+        memory.keep_less()  # as the command line does
         CHILDREN[arguments.child[0]](Path(arguments.child[1]), arguments.threads)
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Two heaps for all threads, seen in what the C library says of itself."""
+"""Two heaps for all threads, and what is free given back, seen in what the C library and the system say."""
 
 from __future__ import annotations
 
@@ -38,3 +38,26 @@ with tempfile.NamedTemporaryFile() as file:
 def test_all_threads_share_two_heaps(environment: dict[str, str], heaps: range) -> None:
     done = subprocess.run([sys.executable, "-c", _COUNTED], env=environment, capture_output=True, text=True, timeout=60)
     assert int(done.stdout) in heaps, done.stderr
+
+
+# Much is freed, and the last of it is not: glibc alone gives nothing of it back.
+_GIVEN_BACK = """
+import ctypes, re
+from nvr_rag.running import memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def resident():
+    return int(re.search(r"RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) // 1024
+blocks = [libc.malloc(100_000) for _ in range(500)]
+[ctypes.memset(block, 1, 100_000) for block in blocks]
+[libc.free(block) for block in blocks[:-1]]
+before = resident()
+memory.give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's heaps")
+def test_what_is_free_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", _GIVEN_BACK], capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) > 40, done.stderr  # of 50 MB
