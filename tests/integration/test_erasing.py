@@ -457,7 +457,7 @@ def test_any_history_of_puts_deletions_and_erasures_ends_right(house: House, see
                     model.pop(uri, None)
                     gone += [f"w{past}x{uri}" for past in range(turn)]
             case 5:
-                indexing.catch_up(house.database, house.index, paragraphs, rounds=random.randrange(1, 3))
+                indexing.catch_up(house.database, house.index, paragraphs, turns=random.randrange(1, 3))
             case 6:
                 asked(house, f"word {turn}")
         assert states(house) == model

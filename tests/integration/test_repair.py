@@ -204,7 +204,7 @@ def test_nothing_is_answered_from_half_of_what_was_lost(full: House) -> None:
     full.catch_up()
     lose(full)
     full.workspace.rebuild(full.index_id)
-    indexing.catch_up(full.database, full.index, paragraphs, rounds=0)
+    indexing.catch_up(full.database, full.index, paragraphs, turns=0)
     with pytest.raises(StoreUnavailable, match="0 of 2 changes"):
         full.hits("fox")
     with full.database.write() as connection:
