@@ -2,8 +2,9 @@
 
     python -m tests.bench.speed [--data ../shared/data/scifact] [--documents 800] [--rounds 3] [--threads 2]
 
-Ingest: the whole pipeline over a folder of files, against the same encoder called on the same chunk inputs in one call;
-in turn, each in a process of its own that has loaded the encoder before the clock starts. Search: 300 queries, each
+Ingest: the whole pipeline over a folder of files, against the same encoder called on the same chunk inputs in one call,
+ours and that of the library (`SentenceTransformer.encode`, as it comes); in turn, each in a process of its own that has
+loaded the encoder before the clock starts. Search: 300 queries, each
 asked in every way in turn, in one process; HTTP against a server of its own.
 """
 
@@ -68,25 +69,24 @@ def _child(what: str, work: Path, threads: int) -> tuple[dict[str, float], float
 
 def _ingest_table(work: Path, rounds: int, threads: int) -> None:
     _child("ingest", work, threads)  # the chunk inputs for the bare encoder, and warm file caches
-    raw, whole, memory = [], [], {"raw": 0.0, "ingest": 0.0}
+    ways = {"raw": "encoder alone", "library": "encode() of sentence-transformers", "ingest": "ingest"}
+    seconds: dict[str, list[float]] = {what: [] for what in ways}
+    memory = dict.fromkeys(ways, 0.0)
     for _ in range(rounds):
-        for what, seconds in (("raw", raw), ("ingest", whole)):
+        for what in ways:
             result, peak = _child(what, work, threads)
-            seconds.append(result["seconds"])
+            seconds[what].append(result["seconds"])
             memory[what] = max(memory[what], peak)
-    ratios = [one / other for one, other in zip(raw, whole, strict=True)]
     inputs = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
-    rows = [
-        ["encoder alone", statistics.median(raw), len(inputs) / statistics.median(raw), 1.0, f"{memory['raw']:.0f}"],
-        [
-            "ingest",
-            statistics.median(whole),
-            len(inputs) / statistics.median(whole),
-            statistics.median(ratios),
-            f"{memory['ingest']:.0f}",
-        ],
-    ]
-    header = ["", "seconds", "chunks/s", "of the encoder's speed", "peak MB"]
+    rows = []
+    for what, name in ways.items():
+        took = statistics.median(seconds[what])
+        ratios = [
+            statistics.median(one / other for one, other in zip(seconds[base], seconds[what], strict=True))
+            for base in ("raw", "library")
+        ]
+        rows.append([name, took, len(inputs) / took, *ratios, f"{memory[what]:.0f}"])
+    header = ["", "seconds", "chunks/s", "of the encoder's speed", "of the library's", "peak MB"]
     table(f"Ingest, {len(inputs)} chunks, {threads} threads, median of {rounds}", header, rows)
 
 
@@ -136,6 +136,19 @@ def child_raw(work: Path, threads: int) -> None:
         print(json.dumps({"seconds": _timed(lambda: encoder.encode_documents(inputs))}))
 
 
+def child_library(work: Path, threads: int) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from nvr_rag.encoders.bundled import bundled_directory
+
+    inputs = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(threads)
+    model = SentenceTransformer(str(bundled_directory()), device="cpu")
+    model.encode(inputs[:32])
+    print(json.dumps({"seconds": _timed(lambda: model.encode(inputs))}))
+
+
 def child_ingest(work: Path, threads: int) -> None:
     import shutil
 
@@ -174,7 +187,7 @@ def child_search(work: Path, threads: int) -> None:
     print(json.dumps({"latencies": latencies}))
 
 
-CHILDREN = {"raw": child_raw, "ingest": child_ingest, "search": child_search}
+CHILDREN = {"raw": child_raw, "library": child_library, "ingest": child_ingest, "search": child_search}
 
 if __name__ == "__main__":
     main()
