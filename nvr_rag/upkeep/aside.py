@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Use it in a `with`: on leaving, the steps that were asked for are done, and what went wrong in one is raised;
-    after an error of the block itself, those that wait are left out."""
+    """Use it in a `with`: on leaving, also by an error, the steps that were asked for are done, and what went wrong in
+    one is raised unless the block itself did."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -38,8 +38,6 @@ class Aside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if error is not None:
-            self._error = error
         self._pool.shutdown(wait=True)
         if error is None and self._error is not None:
             raise self._error

@@ -48,7 +48,7 @@ def catch_up(
         with index.maintenance:
             index.hold()
             moved = _follow(job) if turns is None else _turn(job)
-        if not moved:
+        if job.stopped or not moved:
             index.rest()
             break
     return work
