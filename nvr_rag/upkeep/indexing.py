@@ -43,12 +43,12 @@ def catch_up(
     work = Work()
     job = Job(database=database, index=index, chunker=chunker, work=work, report=report, stop=stop)
     for _ in count() if turns is None else range(turns):
-        if job.stopped:
+        if job.stopped():
             break
         with index.maintenance:
             index.hold()
             moved = _follow(job) if turns is None else _turn(job)
-        if job.stopped or not moved:
+        if job.stopped() or not moved:
             index.rest()
             break
     return work
@@ -68,7 +68,7 @@ def _follow(job: Job) -> bool:
 def _purge(job: Job) -> bool:
     """Purge everything that is applied; False when there was nothing."""
     found = False
-    while not job.stopped and purge_round(job.database, job.index, work=job.work):
+    while not job.stopped() and purge_round(job.database, job.index, work=job.work):
         found = True
     return found
 
@@ -105,7 +105,7 @@ def apply_turn(job: Job, budget: int) -> bool:
             write_group(job.database, job.index, group, work)
             ends = work.written - before >= budget
             clock.tell(found, surely=ends)
-            if job.stopped:
+            if job.stopped():
                 return False
             if ends:
                 return True

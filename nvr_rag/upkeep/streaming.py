@@ -41,8 +41,8 @@ class Job:
     report: Report | None = None
     stop: threading.Event | None = None
 
-    @property
     def stopped(self) -> bool:
+        """Whether somebody wants it to end."""
         return self.stop is not None and self.stop.is_set()
 
 
@@ -100,7 +100,7 @@ class _Line:
     def next(self) -> _Step | None:
         """The next step; None when there is none."""
         job, ended = self._job, list[Round]()
-        while not job.stopped and (opened := self._open or self._begin()) is not None:
+        while not job.stopped() and (opened := self._open or self._begin()) is not None:
             chunks = next(opened.groups, None)
             if chunks is not None:
                 opened.any = True
