@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nvr_rag.corpus import Put
 from nvr_rag.db import tables as t
 from nvr_rag.db.session import Database
 from nvr_rag.encoders.base import Encoder
+from nvr_rag.errors import StoreUnavailable
 from nvr_rag.ids import sha256_text
 from nvr_rag.indexes import IndexInfo, LiveIndex
 from nvr_rag.indexes import get as index_info
@@ -62,6 +64,21 @@ def apply_round(
     """One round of an index, or a turn of so many chunks, and no purge."""
     job = Job(database=database, index=index, chunker=chunker, work=work, stop=stop)
     return indexing.apply_round(job) if budget is None else indexing.apply_turn(job, budget)
+
+
+def break_off_round(house: House) -> None:
+    """A round whose points are stored, and which dies before it is flushed and advanced."""
+
+    def broken() -> None:
+        raise StoreUnavailable("the power went")
+
+    points = house.index.points
+    points.flush = broken  # type: ignore[method-assign]
+    try:
+        with suppress(StoreUnavailable):  # there may be nothing to do
+            apply_round(house.database, house.index, paragraphs, work=Work())
+    finally:
+        del points.flush
 
 
 class House:

@@ -5,8 +5,8 @@
 Speed: the real encoder, the same chunk inputs, in one process; in turn, encoded in one call, and written by a build of
 an index on a real Edge store; medians. Memory: anonymous memory (RssAnon) of a process that ingests a folder of files
 and then builds a second index of them, with an encoder without a model; sampled by a thread. What the open index has of
-it, vectors, words and ids, is what the C library's heap is smaller by once it is closed. Every size has a process of
-its own.
+it, fields of filters, words and ids, is what the C library's heap is smaller by once it is closed. Every size has a
+process of its own.
 """
 
 from __future__ import annotations

@@ -71,12 +71,12 @@ def _ingest_table(work: Path, rounds: int, threads: int) -> None:
     _child("ingest", work, threads)  # the chunk inputs for the bare encoder, and warm file caches
     ways = {"raw": "encoder alone", "library": "encode() of sentence-transformers", "ingest": "ingest"}
     seconds: dict[str, list[float]] = {what: [] for what in ways}
-    memory = dict.fromkeys(ways, 0.0)
+    peaks = dict.fromkeys(ways, 0.0)
     for _ in range(rounds):
         for what in ways:
             result, peak = _child(what, work, threads)
             seconds[what].append(result["seconds"])
-            memory[what] = max(memory[what], peak)
+            peaks[what] = max(peaks[what], peak)
     inputs = json.loads((work / "inputs.json").read_text(encoding="utf-8"))
     rows = []
     for what, name in ways.items():
@@ -85,7 +85,7 @@ def _ingest_table(work: Path, rounds: int, threads: int) -> None:
             statistics.median(one / other for one, other in zip(seconds[base], seconds[what], strict=True))
             for base in ("raw", "library")
         ]
-        rows.append([name, took, len(inputs) / took, *ratios, f"{memory[what]:.0f}"])
+        rows.append([name, took, len(inputs) / took, *ratios, f"{peaks[what]:.0f}"])
     header = ["", "seconds", "chunks/s", "of the encoder's speed", "of the library's", "peak MB"]
     table(f"Ingest, {len(inputs)} chunks, {threads} threads, median of {rounds}", header, rows)
 

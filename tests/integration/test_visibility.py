@@ -32,7 +32,7 @@ from nvr_rag.types import Mode, Query
 from nvr_rag.upkeep import indexing, rounds
 from nvr_rag.upkeep.writing import Work
 from tests import engines
-from tests.support import House, apply_round, document, paragraphs
+from tests.support import House, apply_round, break_off_round, document, paragraphs
 
 PARTS = 3
 
@@ -342,9 +342,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def apply_half(self) -> None:
-        stop = threading.Event()
-        stop.set()
-        apply_round(self.house.database, self.house.index, paragraphs, work=Work(), stop=stop)
+        break_off_round(self.house)
 
     @rule()
     def purge(self) -> None:
