@@ -44,8 +44,22 @@ def _condition(where: Filter, words: Words) -> Any:
             return _one_of(field, (value,), words)
         case In(field=field, values=values):
             return _one_of(field, values, words)
-        case Range(field=field, gt=gt, gte=gte, lt=lt, lte=lte):
-            return words.field(key=json_path(field), range=words.range(gt=gt, gte=gte, lt=lt, lte=lte))
+        case Range(field=field):
+            return words.field(key=json_path(field), range=words.range(**_tighter(where)))
+
+
+def _tighter(bounds: Range) -> dict[str, float]:
+    """One bound at most for each end: of two, Qdrant's index of a sealed segment passes over the one that includes."""
+    found = {}
+    if bounds.gt is not None and (bounds.gte is None or bounds.gt >= bounds.gte):
+        found["gt"] = bounds.gt
+    elif bounds.gte is not None:
+        found["gte"] = bounds.gte
+    if bounds.lt is not None and (bounds.lte is None or bounds.lt <= bounds.lte):
+        found["lt"] = bounds.lt
+    elif bounds.lte is not None:
+        found["lte"] = bounds.lte
+    return found
 
 
 def _one_of(field: str, values: tuple[Scalar, ...], words: Words) -> Any:

@@ -1,9 +1,9 @@
 """Indexes as Qdrant Edge shards, in this process: a folder an index, one owner at a time.
 
-What lies in a folder is the business of nvr_rag.stores.edge_shards. A folder gets its real name only when it is
-complete and synced, and loses it before it is deleted, so a crash leaves nothing half-made behind that name; leftovers
-(".new-*", ".drop-*") are swept away later. Search is exact up to GRAPH_FROM points. Every call of the library holds the
-interpreter lock, so writes go in small batches.
+What lies in a folder is the business of nvr_rag.stores.edge_shards, what lies in a shard that of edge_segments. A
+folder gets its real name only when it is complete and synced, and loses it before it is deleted, so a crash leaves
+nothing half-made behind that name; leftovers (".new-*", ".drop-*") are swept away later. Search is exact up to
+GRAPH_FROM points. Every call of the library holds the interpreter lock, so writes go in small batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from uuid import uuid4
 import numpy as np
 import qdrant_edge as edge
 
-from nvr_rag.disk import allocated
+from nvr_rag.disk import allocated, free
 from nvr_rag.errors import (
     IndexDamaged,
     IndexExists,
@@ -35,18 +35,16 @@ from nvr_rag.errors import (
 from nvr_rag.filters import Filter
 from nvr_rag.stores.base import Point, Scored, SparseVector, StoreConfig, StoredPoint, StoreInfo, Vector
 from nvr_rag.stores.conditions import Words, compile_filter
+from nvr_rag.stores.edge_segments import CONFIG_FILE, SEAL_POINTS, SHARD_FOLDER, can_seal, make_shard, sealing_bytes
 from nvr_rag.stores.edge_shards import (
-    CONFIG_FILE,
     LOCK_FILE,
     NEW_SHARD,
     OPENING_BYTES,
     REMEDY,
-    SHARD_FOLDER,
     WRITING_BYTES,
     closed,
     has_segments,
     load,
-    make_shard,
     own,
     see_room,
     sync_folder,
@@ -190,6 +188,7 @@ class EdgeIndex:
         self._lock = lock  # descriptor
         self._turnstile = Turnstile()  # whoever replaces the shard is alone with it
         self._away = False  # a child process has the shard
+        self._unsealed = SEAL_POINTS  # points written since the last seal; what was there before is not known
 
     @property
     def config(self) -> StoreConfig:
@@ -215,6 +214,7 @@ class EdgeIndex:
         for part in batches(points, BATCH):
             with self._writable() as shard:
                 shard.update(edge.UpdateOperation.upsert_points([_to_edge(point) for point in part]))
+            self._unsealed += len(part)
 
     def set_payload(self, payloads: Mapping[str, Mapping[str, Any]]) -> None:
         for id_, payload in payloads.items():
@@ -287,6 +287,13 @@ class EdgeIndex:
     def flush(self) -> None:
         with self._open() as shard:
             shard.flush()
+            if self._unsealed >= SEAL_POINTS and self._may_seal(shard):
+                self._unsealed = 0
+                shard.optimize()
+
+    def _may_seal(self, shard: edge.EdgeShard) -> bool:
+        """Otherwise memory grows, and nothing else happens."""
+        return can_seal(self._folder, shard) and free(self._folder) > WRITING_BYTES + sealing_bytes(self._config)
 
     def info(self) -> StoreInfo:
         return StoreInfo(points=self.count(), bytes_on_disk=allocated(self._folder))
@@ -345,6 +352,9 @@ class EdgeIndex:
                 points = [_to_edge(point) for point in self.read(ids).values()]
                 copy.update(edge.UpdateOperation.upsert_points(points))
                 count += len(points)
+                if count % SEAL_POINTS < len(points):
+                    copy.flush()
+                    copy.optimize()
             copy.flush()
         finally:
             copy.close()

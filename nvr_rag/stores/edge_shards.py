@@ -1,8 +1,8 @@
-"""Edge shards on disk: the folder of an index made, owned, loaded, replaced and optimised, and what can go wrong there.
+"""Edge shards on disk: the folder of an index owned, loaded and replaced, and what can go wrong there.
 
     <root>/<name>/index.json    StoreConfig
     <root>/<name>/owner.lock    locked by the kernel for the owner, for as long as it lives
-    <root>/<name>/shard/        the shard
+    <root>/<name>/shard/        the shard; what is in it is the business of nvr_rag.stores.edge_segments
 
 The shard has a lock of its own, but loading takes it last: by then the files of the owner have been touched, whose next
 flush fails ("tracker_journal.dat is shorter than expected"). So ours is taken first.
@@ -15,29 +15,23 @@ a text; all of them are translated here.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import qdrant_edge as edge
 
 from nvr_rag.disk import allocated, free
 from nvr_rag.errors import IndexClosed, IndexDamaged, IndexMissing, NvrError, StoreBusy, StoreError, StoreUnavailable
-from nvr_rag.stores.base import StoreConfig
-from nvr_rag.stores.points import DENSE, INDEXED, LEXICAL
-
-LINKS, EF_CONSTRUCT = 16, 100  # of the graph
-_KINDS = {"keyword": edge.PayloadSchemaType.Keyword, "number": edge.PayloadSchemaType.Float}
+from nvr_rag.stores.edge_segments import SHARD_FOLDER, index_fields
 
 # Left free on the disk. A write takes up to 6 MB (of 4096 dimensions), opening up to 32 MB where the disk is memory;
 # the rest is for what others write meanwhile.
 WRITING_BYTES, OPENING_BYTES = 64 * 2**20, 32 * 2**20
-CONFIG_FILE, LOCK_FILE, SHARD_FOLDER = "index.json", "owner.lock", "shard"
+LOCK_FILE = "owner.lock"
 NEW_SHARD, _OLD_SHARD = "shard.new", "shard.old"  # while one takes the place of the other
 
 REMEDY = "`nvr-rag verify --repair` rebuilds it from the corpus log"
@@ -84,7 +78,7 @@ def load(name: str, folder: Path) -> edge.EdgeShard:
     try:
         shard = edge.EdgeShard.load(str(folder / SHARD_FOLDER))
         if free(folder) > WRITING_BYTES + allocated(folder):  # without room filters are slow, and right all the same
-            _index_fields(shard)  # a shard of an earlier release has fewer
+            index_fields(shard)  # a shard of an earlier release has fewer
         return shard
     except BaseException as error:
         text = str(error)
@@ -150,46 +144,6 @@ def _is_damage(error: BaseException) -> bool:
 def _is_edge(error: BaseException) -> bool:
     """An error of the library, or of a value that it could not take; a Rust panic is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def make_shard(folder: Path, config: StoreConfig) -> None:
-    shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(**_vectors(config)))
-    _index_fields(shard)
-    shard.close()
-
-
-def _index_fields(shard: edge.EdgeShard) -> None:
-    """Without an index a filter reads every payload: 18 ms instead of 2 at 20,000 points."""
-    there = shard.info().payload_schema
-    missing = {field: kind for field, kind in INDEXED.items() if field not in there}
-    for field, kind in missing.items():
-        shard.update(edge.UpdateOperation.create_field_index(field, _KINDS[kind]))
-    if missing:
-        shard.flush()
-
-
-def optimize_shard(folder: Path) -> None:
-    """Build the graph of an index that nobody has loaded, and keep it. For the child process."""
-    config = StoreConfig(**json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    threads = max(1, (os.cpu_count() or 1) - 1)  # one is left to whoever searches meanwhile
-    shard = edge.EdgeShard.load(
-        str(folder / SHARD_FOLDER),
-        edge.EdgeConfig(
-            **_vectors(config),
-            hnsw_config=edge.HnswIndexConfig(LINKS, EF_CONSTRUCT, 1, max_indexing_threads=threads),
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1, default_segment_number=1),
-        ),
-    )
-    shard.optimize()
-    shard.flush()
-    shard.close()
-
-
-def _vectors(config: StoreConfig) -> dict[str, Any]:
-    return {
-        "vectors": {DENSE: edge.EdgeVectorParams(size=config.dimension, distance=edge.Distance.Dot)},
-        "sparse_vectors": {LEXICAL: edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-    }
 
 
 def sync_tree(folder: Path) -> None:

@@ -56,7 +56,7 @@ def _followed(process: subprocess.Popen[bytes], stop: threading.Event | None) ->
 
 def main() -> None:
     """The child: `python -m nvr_rag.stores.optimizing FOLDER`."""
-    from nvr_rag.stores.edge_shards import optimize_shard
+    from nvr_rag.stores.edge_segments import optimize_shard
 
     with suppress(OSError, AttributeError):  # elsewhere than on Linux it goes on to its end
         ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)

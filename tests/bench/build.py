@@ -12,7 +12,6 @@ process of its own.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import re
@@ -38,6 +37,7 @@ from nvr_rag.testing import HashEncoder
 from nvr_rag.upkeep import indexing
 from nvr_rag.workspace import Workspace
 from tests.bench.common import environment, run, table
+from tests.heap import in_use
 from tests.support import document, paragraphs
 
 DIMENSION = 384
@@ -212,30 +212,10 @@ def anonymous() -> float:
 def _closed(workspace: Workspace, index_id: int) -> float:
     """Close an index; the MB that it had on the C library's heap."""
     gc.collect()
-    before = _in_use()
+    before = in_use()
     workspace.close_index(index_id)
     gc.collect()
-    return before - _in_use()
-
-
-class _Heap(ctypes.Structure):
-    """struct mallinfo2 of glibc's malloc.h: bytes, unless it is a number of blocks."""
-
-    _fields_ = [  # as ctypes wants it
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def _in_use() -> float:
-    """MB that are allocated and not freed, on all heaps and in mappings of their own."""
-    ask = ctypes.CDLL(None).mallinfo2
-    ask.restype = _Heap
-    heap = ask()
-    return float(heap.uordblks + heap.hblkhd) / 2**20
+    return before - in_use()
 
 
 @contextmanager

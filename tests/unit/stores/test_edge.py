@@ -18,7 +18,7 @@ import qdrant_edge
 
 from nvr_rag.errors import IndexDamaged, IndexMissing, StoreBusy, StoreError, StoreUnavailable
 from nvr_rag.filters import Range
-from nvr_rag.stores import edge, edge_shards
+from nvr_rag.stores import edge, edge_segments, edge_shards
 from nvr_rag.stores.edge import EdgeStore
 from nvr_rag.stores.edge_shards import translated
 from nvr_rag.testing import Crash
@@ -448,7 +448,7 @@ def test_a_shard_of_an_earlier_release_gets_the_indexes_that_it_lacks(
     store: EdgeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as before:
-        before.setattr(edge_shards, "INDEXED", {"uri": "keyword"})
+        before.setattr(edge_segments, "INDEXED", {"uri": "keyword"})
         store.drop("main")
         store.create("main", CONFIG)
         index = store.open("main")
