@@ -22,9 +22,9 @@ R = TypeVar("R")
 class Lanes:
     """Threads of one process, made when they are first needed. Any number of callers may use them at once."""
 
-    def __init__(self, threads: int) -> None:
-        """For so many threads of torch in all."""
-        self._threads = threads
+    def __init__(self, threads: int, *, each: int | None = None) -> None:
+        """For so many threads of torch in all, shared out, or `each` to a lane."""
+        self._threads, self._each = threads, each
         self.count = min(threads, MOST)
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="encode")
         self._lock, self._open = threading.Lock(), False
@@ -55,7 +55,10 @@ class Lanes:
                 return
             import torch
 
-            shares = [self._threads // self.count + (lane < self._threads % self.count) for lane in range(self.count)]
+            shares = [
+                self._each or self._threads // self.count + (lane < self._threads % self.count)
+                for lane in range(self.count)
+            ]
             together = threading.Barrier(self.count)  # or a lane that is quick would take two shares
 
             def begin(share: int) -> None:

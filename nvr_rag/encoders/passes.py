@@ -4,7 +4,8 @@ Texts are tokenised many at a time, sorted by length into batches of so many tok
 back. On a GPU all of that overlaps: a thread tokenises the next window while the device works on this one, batches go
 there from pinned memory and vectors come back into it, and one window is waited for only when the next is on its way.
 On a CPU the same steps follow each other, as there is nobody to wait for, and batches go through the model side by
-side, one on each core. Knows no model directory and no fingerprint.
+side, one on each core; a query, too, has one core, and others may be answered on the others. Knows no model directory
+and no fingerprint.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _WINDOW_TEXTS = 1024  # tokenised together, so that texts of one length meet
 _FIRST_TEXTS = 256  # the same of the first window, for which a GPU has to wait
 _WINDOW_CHARACTERS = 2_000_000
 _AHEAD = 2  # windows tokenised before they are needed
+_LITTLE = 10**9  # weights times tokens, 30 to 60 ms of one core: two would hardly be faster, and wait for each other
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[np.int64]]  # (B, T) each, by the name that a sentence-transformers model knows
@@ -68,7 +70,11 @@ class Passes:
         self._gpu = model.device.type == "cuda"
         self._budget = BATCH_TOKENS_GPU if self._gpu else BATCH_TOKENS_CPU
         self._ahead = self._gpu  # on a CPU it only takes the cores from the model
-        self._lanes = None if self._gpu else _lanes()
+        self._lanes: Lanes | None = None
+        self._single: Lanes | None = None  # for what takes one thread
+        if not self._gpu:
+            self._lanes, self._single = _lanes()
+        self._weights = _weights(model)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
         """(N, D) float32: the vectors of prompt + text, texts over the budget cut."""
@@ -141,11 +147,13 @@ class Passes:
         return _Fetched(host=host, positions=positions, done=done)
 
     def _through(self, found: Sequence[_Batch], prompt_length: int | None) -> Iterator[torch.Tensor]:
-        """(B, D) float32 on the device of each batch; a single one, such as a query's, has all cores to itself."""
+        """(B, D) float32 on the device of each batch. What is alone and little, such as a query, takes one core and
+        waits for no longer work; what is alone and much has all cores to itself."""
         step = partial(self._vectors, prompt_length=prompt_length)
-        if self._lanes is None or len(found) == 1:
-            return map(step, found)
-        return self._lanes.map(step, found)
+        if len(found) > 1:
+            return map(step, found) if self._lanes is None else self._lanes.map(step, found)
+        little = all(batch.inputs["input_ids"].numel() * self._weights <= _LITTLE for batch in found)
+        return self._single.map(step, found) if self._single and little else map(step, found)
 
     def _vectors(self, batch: _Batch, prompt_length: int | None) -> torch.Tensor:
         """(B, D) float32 on the device."""
@@ -176,12 +184,20 @@ class _Fetched:
         vectors[self.positions] = self.host.numpy()
 
 
-def _lanes() -> Lanes | None:
-    """Lanes for the threads that torch has; None when that is one."""
+def _lanes() -> tuple[Lanes, Lanes] | tuple[None, None]:
+    """Lanes for the threads that torch has, and some of one thread each; none where one thread is all there is."""
     import torch
 
     threads = torch.get_num_threads()
-    return Lanes(threads) if threads > 1 else None
+    return (Lanes(threads), Lanes(threads, each=1)) if threads > 1 else (None, None)
+
+
+def _weights(model: torch.nn.Module) -> int:
+    """How many weights every token is multiplied with: all but those that are looked up."""
+    import torch
+
+    looked_up = sum(part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Embedding))
+    return sum(weight.numel() for weight in model.parameters()) - looked_up
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T]:

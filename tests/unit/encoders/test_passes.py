@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from nvr_rag.encoders import passes
 from nvr_rag.encoders.passes import ahead
@@ -78,3 +79,31 @@ def test_leaving_early_ends_the_thread() -> None:
     next(found)
     found.close()
     assert threading.active_count() == before
+
+
+def test_a_little_alone_takes_one_thread_and_much_takes_all(tiny: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        encoder = load_encoder(str(tiny("plain")), device="cpu", threads=3)
+        seen: list[tuple[str, int]] = []
+        through = encoder._passes._model.forward
+
+        def listening(*arguments: object, **options: object) -> object:
+            seen.append((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+            return through(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(encoder._passes._model, "forward", listening)
+        little = encoder.encode_queries(["red fox"])
+        monkeypatch.setattr(passes, "_LITTLE", 0)
+        much = encoder.encode_queries(["red fox"])
+        assert seen == [("encode", 1), ("MainThread", 3)]
+        np.testing.assert_allclose(little, much, atol=1e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_weights_that_count_are_those_that_every_token_meets(tiny: Build) -> None:
+    encoder = load_encoder(str(tiny("plain")), device="cpu", threads=1)
+    model = encoder._passes._model
+    words = model[0].auto_model.get_input_embeddings().weight.numel()
+    assert 0 < passes._weights(model) < sum(weight.numel() for weight in model.parameters()) - words + 1
