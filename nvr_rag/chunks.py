@@ -91,16 +91,23 @@ def characters(connection: Connection, versions: Sequence[Version]) -> dict[int,
     return {row.id: row.length for row in rows}
 
 
-def chunks_of(connection: Connection, version: Version, chunking_id: int) -> Iterator[PlacedChunk]:
-    """The chunks of a version in the order of the text, in bounded memory."""
-    after = -1
-    while True:
-        values = {"version_id": version.id, "chunking_id": chunking_id, "after": after}
-        rows = connection.execute(_page(), values).all()
-        yield from (_placed_chunk(row) for row in rows)
-        if len(rows) < _PAGE:
-            return
-        after = rows[-1].ordinal
+def chunks_of(connection: Connection, versions: Sequence[Version], chunking_id: int) -> Iterator[PlacedChunk]:
+    """The chunks of some versions, by version id and in the order of the text, in bounded memory: what fits into one
+    page is read at once, and what is left version by version."""
+    left = sorted(version.id for version in versions)
+    rows = connection.execute(_first_page(), {"version_ids": left, "chunking_id": chunking_id}).all()
+    if len(rows) < _PAGE:
+        yield from map(_placed_chunk, rows)
+        return
+    after, last = rows[-1].ordinal, rows[-1].version_id
+    yield from map(_placed_chunk, rows)
+    for version_id in left[left.index(last) :]:
+        while rows := connection.execute(
+            _page(), {"version_id": version_id, "chunking_id": chunking_id, "after": after}
+        ).all():
+            yield from map(_placed_chunk, rows)
+            after = rows[-1].ordinal
+        after = -1
 
 
 Place = tuple[int, int]  # in the log: number of a change, and position in the version that it made
@@ -148,9 +155,19 @@ def known(connection: Connection, chunk_ids: Sequence[str]) -> set[str]:
     return set(connection.scalars(select(t.Chunk.id).where(t.Chunk.id.in_(chunk_ids))))
 
 
+@cache  # made once: a build asks it for every few documents
+def _first_page() -> Any:
+    p = t.Placement
+    return (
+        _placed_chunks()
+        .where(p.version_id.in_(bindparam("version_ids", expanding=True)), p.chunking_id == bindparam("chunking_id"))
+        .order_by(p.version_id, p.ordinal)
+        .limit(_PAGE)
+    )
+
+
 @cache
 def _page() -> Any:
-    """The statement of `chunks_of`, made once: a build asks it for every document."""
     p = t.Placement
     return (
         _placed_chunks()

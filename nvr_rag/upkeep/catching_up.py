@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nvr_rag import deployments, indexes
@@ -93,6 +94,7 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
     for; any other index is left behind with a warning.
     """
     work, watch, left = Work(), _Watch(_head_start(upkeep)), set[int]()
+    _open_new(upkeep)
     while not upkeep.stop.is_set():
         done = finished.is_set()  # read before the lags: what is committed later is seen in the next round
         found = lags(upkeep.workspace, upkeep.collection_id)
@@ -112,6 +114,14 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
         if busy or not behind:
             upkeep.stop.wait(POLL_SECONDS)
     return work
+
+
+def _open_new(upkeep: Upkeep) -> None:
+    """Have the indexes of a collection without any document made while the first ones are still being read."""
+    for lag in lags(upkeep.workspace, upkeep.collection_id):
+        if not lag.head_seq and _wanted(upkeep, lag) and not _head_start(upkeep):
+            with suppress(NvrError):  # it comes again when there is something to do
+                upkeep.workspace.index(lag.index.id)
 
 
 class _Watch:

@@ -25,6 +25,7 @@ CHANGES_A_ROUND = 128
 CHARACTERS_A_ROUND = 500_000  # about 500 chunks; a single longer document is a round
 CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is written
 CHUNKS_A_GROUP = 256
+FIRST_GROUP = 64  # of a job, for which the encoder has to wait
 MEASURED_CHUNKS = 1000  # encoded, after which an encoder's speed is known
 FASTER = 4  # at most so many times as much in a round and in a group, for a fast encoder
 
@@ -83,7 +84,7 @@ def groups(
     with closing(_chunks(database, index, of, chunker, work)) as found:
         while True:
             begun, cut = time.perf_counter(), work.seconds["cut"]
-            group = list(islice(found, of.size))
+            group = list(islice(found, of.size if work.chunks else min(of.size, FIRST_GROUP)))
             cut = work.seconds["cut"] - cut  # a part of the group may have had to be cut first
             work.spend("database", time.perf_counter() - begun - cut)
             if not group:
@@ -113,9 +114,8 @@ def _chunks(database: Database, index: LiveIndex, of: Round, chunker: Chunker, w
     for versions in _portions(of.versions, of.lengths):
         with work.timed("cut"):
             cut_new(database, index, versions, chunker)
-        for version in versions:
-            with database.read() as connection:
-                yield from chunks.chunks_of(connection, version, of.info.chunking_id)
+        with database.read() as connection:
+            yield from chunks.chunks_of(connection, versions, of.info.chunking_id)
 
 
 def _portions(versions: Sequence[Version], lengths: Mapping[int, int]) -> Iterator[list[Version]]:

@@ -38,7 +38,7 @@ def cut(house: House, uri: str, seq: int, *texts: str) -> Version:
 
 def placed(house: House, version: Version) -> list[PlacedChunk]:
     with house.database.read() as connection:
-        return list(chunks.chunks_of(connection, version, 1))
+        return list(chunks.chunks_of(connection, [version], 1))
 
 
 def key(text: str, occurrence: int = 0, document: str = A) -> str:
@@ -50,6 +50,24 @@ def visible(house: House, ids: list[str], since: int, until: int) -> list[tuple[
         view = chunks.View(chunking_id=1, since=since, until=until, reader=ANYBODY)
         found = chunks.visible(connection, ids, view)
         return sorted((chunk.text, chunk.version_seq) for chunk in found)
+
+
+def test_the_chunks_of_several_versions_come_in_order_over_any_number_of_pages(house: House) -> None:
+    lengths = {"a": 3, "b": 0, "c": 2100, "d": 5, "e": 1200}  # a page has a thousand
+    for uri in lengths:
+        house.put(document(uri, "text"))
+    cuts = [cut(house, uri, 9, *(f"{uri} {n}" for n in range(length))) for uri, length in lengths.items()]
+    for chosen in (cuts, cuts[::-1], cuts[:2], cuts[3:], cuts[:1], []):
+        with house.database.read() as connection:
+            found = list(chunks.chunks_of(connection, chosen, 1))
+        wanted = {version.id: version.document_id for version in chosen}
+        assert [(chunk.version_id, chunk.ordinal) for chunk in found] == [
+            (version.id, n)
+            for version, length in zip(cuts, lengths.values(), strict=True)
+            if version.id in wanted
+            for n in range(length)
+        ]
+        assert all(chunk.document_id == wanted[chunk.version_id] for chunk in found)
 
 
 def test_an_index_shows_the_newest_version_it_has_applied(house: House) -> None:

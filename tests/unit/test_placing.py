@@ -29,7 +29,7 @@ def cuttings(house: House, *uris: str) -> list[Cutting]:
 
 def placed(house: House, version: Version) -> list[str]:
     with house.database.read() as connection:
-        return [chunk.text for chunk in chunks.chunks_of(connection, version, 1)]
+        return [chunk.text for chunk in chunks.chunks_of(connection, [version], 1)]
 
 
 def test_many_are_placed_at_once_and_the_first_time_counts(house: House) -> None:
