@@ -79,7 +79,7 @@ def ingest(
     run = _Run(workspace, collection, options, watcher or Watcher(), Either(stop))
     run.allow_empty = allow_empty
     started = time.perf_counter()
-    settling = Settling(workspace, collection_id, run.stop, run.indexed)
+    settling = Settling(workspace, collection_id, run.indexed, stop=run.stop, news=run.news)
     try:
         with settling, _counting(run, paths):
             for path in paths:
@@ -144,6 +144,7 @@ class _Run:
     ) -> None:
         self.workspace, self.options, self.watcher, self.stop = workspace, options, watcher, stop
         self.collection = collection
+        self.news = threading.Event()  # set after each commit
         self.allow_empty = False
         self.refusal: Conflict | None = None  # to delete what a folder does not hold any more
         self.report = IngestReport()
@@ -295,6 +296,7 @@ class _Run:
                         raise _deleted(self.collection)
                     done = act(connection)
                 self.report.spend("commit", time.perf_counter() - begun)
+                self.news.set()
                 return done
             except NvrError as error:
                 if not error.retry or self.stop.is_set() or time.monotonic() - started > PATIENCE_SECONDS:

@@ -26,11 +26,18 @@ class Settling:
     unless the block itself did. It sets `stop` when it cannot go on."""
 
     def __init__(
-        self, workspace: Workspace, collection_id: int, stop: threading.Event, report: Callable[[Progress], None]
+        self,
+        workspace: Workspace,
+        collection_id: int,
+        report: Callable[[Progress], None],
+        *,
+        stop: threading.Event,
+        news: threading.Event,
     ) -> None:
+        """`report` hears how far they are; `news` is set whenever there is something to do."""
         self._stop, self._told = stop, report
         self._upkeep = Upkeep(
-            workspace=workspace, collection_id=collection_id, chunker=chunk, stop=stop, report=self._report
+            workspace=workspace, collection_id=collection_id, chunker=chunk, stop=stop, report=self._report, news=news
         )
         self._alive = time.monotonic()  # when it last did something
         self._failing = 0.0  # since when it has failed, if that is after it last did something

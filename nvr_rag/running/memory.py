@@ -8,7 +8,7 @@ import time
 
 _M_ARENA_MAX = -8  # of malloc.h in glibc
 ARENAS = 2
-GIVE_BACK_SECONDS = 2.0
+GIVE_BACK_SECONDS = 30.0  # more often, and encoders pay for getting the same pages again
 _given = 0.0  # when memory was given back last, by the monotonic clock
 
 
@@ -24,7 +24,7 @@ def keep_less() -> None:
 
 
 def give_back() -> None:
-    """Give what was freed back to the system, every few seconds at most: to be called by whoever has used much, now and
+    """Give what was freed back to the system, now and then at most: to be called by whoever has used much, now and
     then. By itself glibc gives back only the end of a heap, and there is always something that lies there."""
     global _given  # there is one C library
     now = time.monotonic()

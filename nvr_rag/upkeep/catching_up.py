@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nvr_rag import deployments, indexes
 from nvr_rag.chunkings import Chunker
@@ -84,6 +84,7 @@ class Upkeep:
     stop: threading.Event
     only: int | None = None  # an index id; None = those that are ready, as what is being built may take hours
     report: Callable[[Progress], None] | None = None
+    news: threading.Event = field(default_factory=threading.Event)  # set by who has changed the log: look at once
 
 
 def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
@@ -96,6 +97,7 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
     work, watch, left = Work(), _Watch(_head_start(upkeep)), set[int]()
     _open_new(upkeep)
     while not upkeep.stop.is_set():
+        upkeep.news.clear()
         done = finished.is_set()  # read before the lags: what is committed later is seen in the next round
         found = lags(upkeep.workspace, upkeep.collection_id)
         behind = [lag for lag in found if not lag.caught_up and lag.index.id not in left and _wanted(upkeep, lag)]
@@ -112,7 +114,7 @@ def settle(upkeep: Upkeep, finished: threading.Event) -> Work:
                 log.warning("index %s is left behind: %s", lag.index.id, error)
                 left.add(lag.index.id)
         if busy or not behind:
-            upkeep.stop.wait(POLL_SECONDS)
+            upkeep.news.wait(POLL_SECONDS)
     return work
 
 
