@@ -75,7 +75,7 @@ def tell_plan(plan: Plan, collection: str, *, as_json: bool) -> None:
         return
     counts = {"to add": len(plan.add), "to update": len(plan.update), "unchanged": plan.unchanged}
     counts |= {"to delete": len(plan.delete), "failed": len(plan.failed)}
-    output.say(f"{plan.seen:,} documents: {_counted(counts)}. Nothing was done.")
+    output.say(f"{output.many(plan.seen, 'document')}: {_counted(counts)}. Nothing was done.")
     for verb, uris in (("add", plan.add), ("update", plan.update), ("delete", plan.delete)):
         for uri in uris[:_SHOWN]:
             output.say(f"{verb}: {uri}")
@@ -124,12 +124,13 @@ def judge(report: IngestReport, paths: Sequence[Path]) -> int:
 
 
 def _show(report: IngestReport) -> None:
-    output.say(f"{report.seen:,} documents in {report.seconds['total']:.1f} s: {_counted(_counts(report))}")
+    seen = output.many(report.seen, "document")
+    output.say(f"{seen} in {report.seconds['total']:.1f} s: {_counted(_counts(report))}")
     work = report.work
     if work.chunks or work.deleted:
         output.say(
-            f"{work.chunks + work.deleted:,} chunks: {work.encoded:,} encoded, {work.reused:,} vectors reused, "
-            f"{work.repainted + work.kept:,} kept, {work.deleted:,} deleted"
+            f"{output.many(work.chunks + work.deleted, 'chunk')}: {work.encoded:,} encoded, "
+            f"{work.reused:,} vectors reused, {work.repainted + work.kept:,} kept, {work.deleted:,} deleted"
         )
     if report.restricted:
         output.say(f"{report.restricted:,} of the new documents have an acl: nobody finds them who cannot prove a name")

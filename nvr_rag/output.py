@@ -136,6 +136,11 @@ def progress() -> Iterator[Progress]:
         yield bars
 
 
+def many(count: int, thing: str) -> str:
+    """How many there are of something for a person: "1 document", "1,204 documents"."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def size(count: int | None) -> str:
     """A number of bytes for a person."""
     if count is None:

@@ -171,7 +171,7 @@ def report_in_words(result: Mapping[str, Any] | None) -> str:
     if not isinstance(seen, int):
         return ""
     told = ", ".join(f"{_count(count)} {name}" for name, count in counts.items() if count)
-    return f"{_count(seen)} documents: {told or 'nothing to do'}"
+    return f"{output.many(seen, 'document')}: {told or 'nothing to do'}"
 
 
 def _failed(result: Mapping[str, Any] | None) -> Iterator[str]:

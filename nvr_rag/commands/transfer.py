@@ -215,7 +215,7 @@ def _tell(report: ImportReport, *, dry_run: bool, as_json: bool) -> None:
     counts = {name: getattr(report, name) for name in ("added", "updated", "unchanged", "failed")}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to do"
     would = "would be " if dry_run else ""
-    output.say(f"{report.documents:,} documents: {would}{told}")
+    output.say(f"{output.many(report.documents, 'document')}: {would}{told}")
     if report.judgments or report.queries or report.feedback:
         output.say(
             f"new or changed: {report.judgments:,} judgments, {report.queries:,} queries, {report.feedback:,} feedback"
@@ -231,7 +231,8 @@ def _tell_points(report: QdrantReport, *, dry_run: bool, as_json: bool) -> None:
     counts = {outcome.value: count for outcome, count in report.outcomes.items()}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     would = "would be " if dry_run else ""
-    output.say(f"{report.points:,} points, {report.documents:,} documents of {report.collection}: {would}{told}")
+    points, documents = output.many(report.points, "point"), output.many(report.documents, "document")
+    output.say(f"{points}, {documents} of {report.collection}: {would}{told}")
     if report.without_text:
         output.say(f"without a text: {report.without_text:,} points")
     for key, count in sorted(report.dropped.items()):

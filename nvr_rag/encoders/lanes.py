@@ -22,10 +22,11 @@ R = TypeVar("R")
 class Lanes:
     """Threads of one process, made when they are first needed. Any number of callers may use them at once."""
 
-    def __init__(self, threads: int, *, each: int | None = None) -> None:
-        """For so many threads of torch in all, shared out, or `each` to a lane."""
+    def __init__(self, threads: int, *, count: int | None = None, each: int | None = None) -> None:
+        """For so many threads of torch in all, shared out, or `each` to a lane; `count` lanes, by default as many as
+        are of use."""
         self._threads, self._each = threads, each
-        self.count = min(threads, MOST)
+        self.count = count or min(threads, MOST)
         self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="encode")
         self._lock, self._open = threading.Lock(), False
 

@@ -4,8 +4,8 @@ Texts are tokenised many at a time, sorted by length into batches of so many tok
 back. On a GPU all of that overlaps: a thread tokenises the next window while the device works on this one, batches go
 there from pinned memory and vectors come back into it, and one window is waited for only when the next is on its way.
 On a CPU the same steps follow each other, as there is nobody to wait for, and batches go through the model side by
-side, one on each core; a query, too, has one core, and others may be answered on the others. Knows no model directory
-and no fingerprint.
+side, one on each core. A query has all cores while it is the only one, and one core beside others. Knows no model
+directory and no fingerprint.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.batching import batches, windows
-from nvr_rag.encoders.lanes import Lanes
+from nvr_rag.encoders.cores import Cores
 from nvr_rag.encoders.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _WINDOW_TEXTS = 1024  # tokenised together, so that texts of one length meet
 _FIRST_TEXTS = 256  # the same of the first window, for which a GPU has to wait
 _WINDOW_CHARACTERS = 2_000_000
 _AHEAD = 2  # windows tokenised before they are needed
-_LITTLE = 10**9  # weights times tokens, 30 to 60 ms of one core: two would hardly be faster, and wait for each other
+_LITTLE = 10**9  # weights times tokens: 30 to 60 ms of one core
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[np.int64]]  # (B, T) each, by the name that a sentence-transformers model knows
@@ -70,10 +70,7 @@ class Passes:
         self._gpu = model.device.type == "cuda"
         self._budget = BATCH_TOKENS_GPU if self._gpu else BATCH_TOKENS_CPU
         self._ahead = self._gpu  # on a CPU it only takes the cores from the model
-        self._lanes: Lanes | None = None
-        self._single: Lanes | None = None  # for what takes one thread
-        if not self._gpu:
-            self._lanes, self._single = _lanes()
+        self._cores = None if self._gpu else _cores()
         self._weights = _weights(model)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
@@ -147,13 +144,15 @@ class Passes:
         return _Fetched(host=host, positions=positions, done=done)
 
     def _through(self, found: Sequence[_Batch], prompt_length: int | None) -> Iterator[torch.Tensor]:
-        """(B, D) float32 on the device of each batch. What is alone and little, such as a query, takes one core and
-        waits for no longer work; what is alone and much has all cores to itself."""
+        """(B, D) float32 on the device of each batch."""
         step = partial(self._vectors, prompt_length=prompt_length)
+        if self._cores is None:
+            return map(step, found)
         if len(found) > 1:
-            return map(step, found) if self._lanes is None else self._lanes.map(step, found)
+            return self._cores.many(step, found)
         little = all(batch.inputs["input_ids"].numel() * self._weights <= _LITTLE for batch in found)
-        return self._single.map(step, found) if self._single and little else map(step, found)
+        query = all(len(batch.positions) == 1 for batch in found)
+        return self._cores.little(step, found, query=query) if little else map(step, found)
 
     def _vectors(self, batch: _Batch, prompt_length: int | None) -> torch.Tensor:
         """(B, D) float32 on the device."""
@@ -184,12 +183,12 @@ class _Fetched:
         vectors[self.positions] = self.host.numpy()
 
 
-def _lanes() -> tuple[Lanes, Lanes] | tuple[None, None]:
-    """Lanes for the threads that torch has, and some of one thread each; none where one thread is all there is."""
+def _cores() -> Cores | None:
+    """The threads that torch has; None when that is one."""
     import torch
 
     threads = torch.get_num_threads()
-    return (Lanes(threads), Lanes(threads, each=1)) if threads > 1 else (None, None)
+    return Cores(threads) if threads > 1 else None
 
 
 def _weights(model: torch.nn.Module) -> int:

@@ -24,7 +24,7 @@ def keep_less() -> None:
 
 
 def give_back() -> None:
-    """Give what was freed back to the system, now and then at most: to be called by whoever has used much, now and
+    """Give what was freed back to the system, twice a minute at most: to be called by whoever has used much, now and
     then. By itself glibc gives back only the end of a heap, and there is always something that lies there."""
     global _given  # there is one C library
     now = time.monotonic()

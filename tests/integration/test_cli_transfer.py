@@ -168,7 +168,7 @@ def test_import_from_qdrant(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("QDRANT_API_KEY", "a-key")
         told = run(*command)
         assert told.exit_code == 0, told.output
-        assert "2 points, 1 documents of default: 1 added" in told.stdout
+        assert "2 points, 1 document of default: 1 added" in told.stdout
         assert "without a text: 1 points" in told.stdout
         assert run.json("search", "cherry", "-k", "1")["hits"][0]["document"]["uri"] == "cherry"
 
