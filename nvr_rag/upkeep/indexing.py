@@ -129,9 +129,8 @@ def purge_round(database: Database, index: LiveIndex, *, work: Work) -> bool:
         if info.purged_seq >= info.applied_seq:
             return False
         document_ids, upto = corpus.changed_since(
-            connection, collection_of(info), info.purged_seq, rounds.CHANGES_A_ROUND
+            connection, collection_of(info), info.purged_seq, rounds.CHANGES_A_ROUND, until=info.applied_seq
         )
-        upto = min(upto, info.applied_seq)
         stale = chunks.stale_chunks(
             connection, document_ids, info.chunking_id, purged=info.purged_seq, applied=info.applied_seq
         )

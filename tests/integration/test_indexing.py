@@ -176,6 +176,19 @@ def test_what_many_rounds_applied_is_purged_whole(house: House, monkeypatch: pyt
     assert (purges, work.deleted, len(house.points())) == (5, 9, 9)
 
 
+def test_what_is_not_applied_yet_is_not_purged(house: House) -> None:
+    house.put(document("old", lines("one", "two")))
+    house.catch_up()
+    house.put(document("new", "three"))
+    work = indexing.Work()
+    assert apply_round(house.database, house.index, paragraphs, work=work)
+    house.delete("old")  # hidden at once, and deleted from the index in its turn: once
+    assert indexing.purge_round(house.database, house.index, work=work)
+    assert (work.deleted, len(house.points())) == (0, 3)
+    work.add(house.catch_up())
+    assert (work.deleted, len(house.points())) == (2, 1)
+
+
 def test_catching_up_twice_does_nothing_the_second_time(house: House) -> None:
     house.put(document("a", "one"))
     house.catch_up()
