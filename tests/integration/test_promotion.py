@@ -546,6 +546,42 @@ def test_ingesting_waits_for_what_may_serve_and_not_for_what_is_being_built(full
     assert all(lag.caught_up for lag in lags(full.workspace))
 
 
+def test_a_new_index_is_made_before_there_is_a_document(house: House) -> None:
+    house.workspace.close_index(1)
+    settled(house)
+    assert house.workspace.has_open(1)
+    house.put(document("tea", "green tea"))
+    house.catch_up()
+    house.workspace.close_index(1)
+    settled(house)  # and one that has everything is left alone: it may be large
+    assert not house.workspace.has_open(1)
+
+
+def test_news_are_looked_at_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catching_up, "POLL_SECONDS", 60.0)
+    stop, news, finished, told = threading.Event(), threading.Event(), threading.Event(), threading.Event()
+    upkeep = Upkeep(
+        workspace=house.workspace,
+        collection_id=1,
+        chunker=paragraphs,
+        stop=stop,
+        news=news,
+        report=lambda _progress: told.set(),
+    )
+    thread = threading.Thread(target=settle, args=(upkeep, finished))
+    thread.start()
+    for number in range(3):
+        house.put(document(f"tea {number}", "green tea"))
+        news.set()
+        assert told.wait(20)
+        told.clear()
+    finished.set()
+    news.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert len(house.points()) == 3
+
+
 def test_indexes_are_brought_up_in_the_order_in_which_they_matter(full: House, doubles: Doubles) -> None:
     building = doubles.propose(full.workspace, 1)
     candidate = doubles.propose(full.workspace, 2)
