@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from nvr_rag.encoders.cores import cores
 from nvr_rag.errors import NvrError
 from training.batches import Collator
 from training.recipe import Recipe
@@ -111,6 +112,8 @@ def run(
         callbacks=[_Watch(on_step)],
     )
     trainer.remove_callback(PrinterCallback)
+    if torch.get_num_threads() > 1:
+        cores(torch.get_num_threads()).rest()  # two threads with several cores each would slow each other down
     trainer.train()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise NvrError("the last step made weights that are not numbers: nothing was saved; lower learning_rate")

@@ -2,8 +2,8 @@
 
 Several cores at one query answer it sooner, but waste a third of their time on waiting for each other. And where two
 threads of a process have several cores each, the OpenMP of torch takes the cores for overcommitted and lets each of
-them sleep after every operation, which makes both slower than one core would be. So one thread, and no other, has all
-cores, and takes a query when nothing else is at work; whatever comes beside it takes one core.
+them sleep after every operation, which makes both slower than one core would be. So one thread of the process, and no
+other, has all cores, and takes what comes when nothing else is at work; whatever comes beside it takes one core.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 from nvr_rag.encoders.lanes import MOST, Lanes
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@cache
+def cores(threads: int) -> Cores:
+    """Those of this process, whichever model it runs; for so many threads of torch."""
+    return Cores(threads)
 
 
 class Cores:
@@ -34,11 +41,18 @@ class Cores:
         with self._at_work():
             yield from self._side_by_side.map(step, items)
 
-    def little(self, step: Callable[[T], R], items: Sequence[T], *, query: bool) -> Iterator[R]:
-        """The results of items that are not worth more than one core, unless somebody waits for just this one."""
+    def one(self, step: Callable[[T], R], item: T) -> R:
+        """The result of one item."""
         with self._at_work() as alone:
-            lanes = self._all if query and alone and self._all is not None else self._one_each
-            yield from lanes.map(step, items)
+            lanes = self._all if alone and self._all is not None else self._one_each
+            (result,) = lanes.map(step, [item])
+            return result
+
+    def rest(self) -> None:
+        """Let the thread that has all cores end, until it is needed again: for who is about to use them by himself."""
+        with self._lock:
+            if self._all is not None and not self._running:
+                self._all.rest()
 
     @contextmanager
     def _at_work(self) -> Iterator[bool]:

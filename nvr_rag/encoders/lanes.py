@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-MOST = 8  # lanes; with more cores, each has several of them
+MOST = 32  # lanes; with more cores, each has several of them
 _WAITING = 1  # items of one caller that wait for a lane, for each lane: others must get their turn soon
 
 T = TypeVar("T")
@@ -27,35 +27,43 @@ class Lanes:
         are of use."""
         self._threads, self._each = threads, each
         self.count = count or min(threads, MOST)
-        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="encode")
-        self._lock, self._open = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
 
     def map(self, step: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """The result of each item; the first error ends it, and nothing is begun after it."""
-        self._make()
+        pool = self._made()
         running: deque[Future[R]] = deque()
         try:
             for item in items:
                 if len(running) == self.count * (1 + _WAITING):
                     yield running.popleft().result()
-                running.append(self._pool.submit(step, item))
+                running.append(pool.submit(step, item))
             while running:
                 yield running.popleft().result()
         finally:
             for future in running:
                 future.cancel()
 
-    def _make(self) -> None:
-        """Have every lane started, and its share of the threads set.
+    def rest(self) -> None:
+        """Let the threads end once they have done what they were given; they are made again when they are needed."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    def _made(self) -> ThreadPoolExecutor:
+        """The threads, every one started, and its share of the threads of torch set.
 
         torch keeps that number for each thread, and takes the last one that was set anywhere for threads that begin
         later: so it is set again for those as soon as the lanes have theirs.
         """
         with self._lock:
-            if self._open:
-                return
+            if self._pool is not None:
+                return self._pool
             import torch
 
+            pool = ThreadPoolExecutor(self.count, thread_name_prefix="encode")
             shares = [
                 self._each or self._threads // self.count + (lane < self._threads % self.count)
                 for lane in range(self.count)
@@ -67,7 +75,8 @@ class Lanes:
                 torch.set_num_threads(share)
                 together.wait()
 
-            for future in [self._pool.submit(begin, share) for share in shares]:
+            for future in [pool.submit(begin, share) for share in shares]:
                 future.result()
             torch.set_num_threads(self._threads)
-            self._open = True
+            self._pool = pool
+            return pool

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.batching import batches, windows
-from nvr_rag.encoders.cores import Cores
+from nvr_rag.encoders.cores import Cores, cores
 from nvr_rag.encoders.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _WINDOW_TEXTS = 1024  # tokenised together, so that texts of one length meet
 _FIRST_TEXTS = 256  # the same of the first window, for which a GPU has to wait
 _WINDOW_CHARACTERS = 2_000_000
 _AHEAD = 2  # windows tokenised before they are needed
-_LITTLE = 10**9  # weights times tokens: 30 to 60 ms of one core
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[np.int64]]  # (B, T) each, by the name that a sentence-transformers model knows
@@ -71,7 +70,6 @@ class Passes:
         self._budget = BATCH_TOKENS_GPU if self._gpu else BATCH_TOKENS_CPU
         self._ahead = self._gpu  # on a CPU it only takes the cores from the model
         self._cores = None if self._gpu else _cores()
-        self._weights = _weights(model)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
         """(N, D) float32: the vectors of prompt + text, texts over the budget cut."""
@@ -148,11 +146,7 @@ class Passes:
         step = partial(self._vectors, prompt_length=prompt_length)
         if self._cores is None:
             return map(step, found)
-        if len(found) > 1:
-            return self._cores.many(step, found)
-        little = all(batch.inputs["input_ids"].numel() * self._weights <= _LITTLE for batch in found)
-        query = all(len(batch.positions) == 1 for batch in found)
-        return self._cores.little(step, found, query=query) if little else map(step, found)
+        return iter([self._cores.one(step, found[0])]) if len(found) == 1 else self._cores.many(step, found)
 
     def _vectors(self, batch: _Batch, prompt_length: int | None) -> torch.Tensor:
         """(B, D) float32 on the device."""
@@ -188,15 +182,7 @@ def _cores() -> Cores | None:
     import torch
 
     threads = torch.get_num_threads()
-    return Cores(threads) if threads > 1 else None
-
-
-def _weights(model: torch.nn.Module) -> int:
-    """How many weights every token is multiplied with: all but those that are looked up."""
-    import torch
-
-    looked_up = sum(part.weight.numel() for part in model.modules() if isinstance(part, torch.nn.Embedding))
-    return sum(weight.numel() for weight in model.parameters()) - looked_up
+    return cores(threads) if threads > 1 else None
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T]:

@@ -93,3 +93,16 @@ def test_one_caller_does_not_keep_another_waiting_for_long() -> None:
     list(lanes.map(step, ["short"]))
     assert order.index("short") < 12
     long.join(30)
+
+
+def test_lanes_that_rested_have_no_threads_and_go_on() -> None:
+    lanes = Lanes(2)
+    assert list(lanes.map(lambda item: item, [1, 2])) == [1, 2]
+    assert lanes._pool is not None
+    threads = lanes._pool._threads
+    lanes.rest()
+    assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)
+    assert list(lanes.map(lambda item: item, [3, 4])) == [3, 4]
+    lanes.rest()
+    lanes.rest()

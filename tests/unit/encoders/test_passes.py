@@ -84,7 +84,8 @@ def test_leaving_early_ends_the_thread() -> None:
 def test_a_query_has_all_cores_alone_and_one_beside_others(tiny: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     try:
-        encoder = load_encoder(str(tiny("plain")), device="cpu", threads=3)
+        model = str(tiny("plain"))
+        encoder = load_encoder(model, device="cpu", threads=3)
         seen: list[tuple[str, int]] = []
         through, beside = encoder._passes._model.forward, threading.Event()
 
@@ -101,19 +102,9 @@ def test_a_query_has_all_cores_alone_and_one_beside_others(tiny: Build, monkeypa
         found: list[object] = []
         found.append(encoder.encode_queries(["red fox"]))
         assert seen == [("encode", 3), ("encode", 1)]
-        found.append(encoder.encode_queries(["red fox", "red fox"]))  # several are no query that somebody waits for
-        assert seen.pop() == ("encode", 1)
-        monkeypatch.setattr(passes, "_LITTLE", 0)
-        found.append(encoder.encode_queries(["red fox"]))
-        assert seen.pop() == ("MainThread", 3)
+        again = load_encoder(model, device="cpu", threads=3)
+        assert again._passes._cores is encoder._passes._cores  # one thread of the process may have all
         for vectors in found:
             np.testing.assert_allclose(vectors[:1], found[0], atol=1e-6)  # type: ignore[index]
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_weights_that_count_are_those_that_every_token_meets(tiny: Build) -> None:
-    encoder = load_encoder(str(tiny("plain")), device="cpu", threads=1)
-    model = encoder._passes._model
-    words = model[0].auto_model.get_input_embeddings().weight.numel()
-    assert 0 < passes._weights(model) < sum(weight.numel() for weight in model.parameters()) - words + 1
