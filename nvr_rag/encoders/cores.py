@@ -2,8 +2,9 @@
 
 Several cores at one query answer it sooner, but waste a third of their time on waiting for each other. And where two
 threads of a process have several cores each, the OpenMP of torch takes the cores for overcommitted and lets each of
-them sleep after every operation, which makes both slower than one core would be. So one thread of the process, and no
-other, has all cores, and takes what comes when nothing else is at work; whatever comes beside it takes one core.
+them sleep after every operation, which makes both slower than one core would be. So one thread of all that encode in
+a process has all cores, and takes what comes when nothing else is at work; whatever comes beside it takes one core. A
+reranker is not among them: where there is one, this is lost.
 """
 
 from __future__ import annotations
