@@ -47,6 +47,7 @@ __all__ = ["Failure", "IngestOptions", "IngestReport", "Stand", "Watcher", "chec
 
 READY_TEXT = "text"  # the parser of documents that come as text
 _BATCH_DOCUMENTS = 64
+_FIRST_DOCUMENTS = 32  # in the first batch, for which the encoder waits
 _BATCH_CHARACTERS = 4_000_000
 _BATCH_SECONDS = 1.0  # a slow source is committed, and so indexed, at least this often
 _DELETED_AT_ONCE = 500
@@ -259,14 +260,16 @@ class _Run:
     def _store(self, reads: Iterable[Read]) -> None:
         """Commit what was read, in batches small in documents, characters and time."""
         batch: list[Read] = []
-        characters, begun = 0, time.monotonic()
+        uris: set[str] = set()
+        characters, begun, most = 0, time.monotonic(), _FIRST_DOCUMENTS
         for read in reads:
-            again = any(read.uri == other.uri for other in batch)
+            again = read.uri in uris
             late = time.monotonic() - begun > _BATCH_SECONDS
-            if batch and (again or late or len(batch) >= _BATCH_DOCUMENTS or characters > _BATCH_CHARACTERS):
+            if batch and (again or late or len(batch) >= most or characters > _BATCH_CHARACTERS):
                 self._commit_batch(batch)
-                batch, characters, begun = [], 0, time.monotonic()
+                batch, uris, characters, begun, most = [], set(), 0, time.monotonic(), _BATCH_DOCUMENTS
             batch.append(read)
+            uris.add(read.uri)
             characters += len(read.document.parsed.text) if read.document else 0
             if self.stop.is_set():
                 break

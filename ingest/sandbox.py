@@ -18,16 +18,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from ingest.parsers.child import HEADER, out_of_memory, read_exactly
+from ingest.parsers.child import HEADER, out_of_memory
 from ingest.parsers.limits import DEFAULT_LIMITS, ParseLimits, check_size
 from ingest.parsers.texts import clean, json_metadata
+from ingest.pipes import Late, Pipes
 from nvr_rag.errors import ConfigurationError, NvrError, ParseFailed
 from nvr_rag.types import ParsedText, TextFormat
 
@@ -92,6 +93,7 @@ class _Child:
         self._limits = limits
         self._most_bytes = 8 * limits.characters + (1 << 22)  # of an answer
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipes: Pipes | None = None  # of that process
         self._output: IO[bytes] | None = None
         self._parsed = 0
         self._provisional: Mapping[str, Any] | None = None  # what the document has if the child dies over it now
@@ -126,7 +128,7 @@ class _Child:
             stderr=self._output,
             env=_environment(),
         )
-        self._process, self._parsed = process, 0
+        self._process, self._pipes, self._parsed = process, Pipes(process), 0
         greeting, _ = self._exchange(process, b"", _START_SECONDS)
         if greeting is None:
             said = self._last_words() or f"exit code {process.poll()}"
@@ -156,34 +158,27 @@ class _Child:
         self, process: subprocess.Popen[bytes], message: bytes, seconds: float
     ) -> tuple[Mapping[str, Any] | None, bool]:
         """Send, then read one answer, killing the child when time is up: (answer or None, whether it was killed)."""
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            process.kill()
-
-        assert process.stdout is not None
-        timer = _started(threading.Timer(seconds, give_up))
+        assert self._pipes is not None
+        until = time.monotonic() + seconds
         self._provisional = None
         try:
-            answer = _send_and_read(process, message, self._most_bytes)
+            self._pipes.send(message, until)
+            answer = _read_answer(self._pipes, self._most_bytes, until)
             if answer.get("provisional"):
                 self._provisional = answer
-                timer.cancel()
-                timer = _started(threading.Timer(self._limits.ocr_seconds, give_up))
-                answer = _read_answer(process.stdout, self._most_bytes)
-            return answer, late.is_set()
+                until = time.monotonic() + self._limits.ocr_seconds
+                answer = _read_answer(self._pipes, self._most_bytes, until)
+            return answer, False
         except (OSError, ValueError, EOFError, RecursionError):  # a broken pipe, or nonsense
-            return None, late.is_set()
+            return None, False
+        except Late:
+            process.kill()
+            process.wait()
+            return None, True
         except BaseException:  # Ctrl-C: an answer that nobody reads must not become that of the next document
             process.kill()
             process.wait()
             raise
-        finally:
-            timer.cancel()
-            timer.join()
-            if late.is_set():
-                process.wait()  # killed just after its answer, it must not look alive to the next document
 
     def _collect(self, process: subprocess.Popen[bytes]) -> int:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -227,31 +222,14 @@ class _Child:
             self._output = None
 
 
-def _started(timer: threading.Timer) -> threading.Timer:
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
 def _environment() -> dict[str, str]:
     """The parent's, without our own settings: a parser needs no secrets."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NVR_")}
     return {**inherited, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def _send_and_read(process: subprocess.Popen[bytes], message: bytes, limit: int) -> Mapping[str, Any]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(message)
-    process.stdin.flush()
-    return _read_answer(process.stdout, limit)
-
-
-def _read_answer(pipe: IO[bytes], limit: int) -> Mapping[str, Any]:
-    (size,) = HEADER.unpack(read_exactly(pipe, HEADER.size))
-    if size > limit:
-        raise ValueError(f"an answer of {size} bytes")
-    answer = json.loads(read_exactly(pipe, size))
+def _read_answer(pipes: Pipes, limit: int, until: float) -> Mapping[str, Any]:
+    answer = json.loads(pipes.receive(limit, until))
     if not isinstance(answer, dict):
         raise ValueError("an answer that is not an object")
     return answer

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
 from ingest.folders import sidecars
 from ingest.folders.selection import IGNORE_FILE, Rules, Selection, relative
@@ -48,7 +48,7 @@ class Skipped:
 
 def path_to_uri(path: Path) -> str:
     """The file URI of the absolute path, symbolic links not resolved; undecodable bytes are percent-encoded."""
-    return Path(os.path.abspath(path)).as_uri()
+    return "file://" + quote_from_bytes(os.fsencode(os.path.abspath(path)))
 
 
 def uri_to_path(uri: str) -> Path:

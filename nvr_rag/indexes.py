@@ -145,10 +145,16 @@ def overlap(connection: Connection, chunking_id: int) -> int:
 
 def get(connection: Connection, index_id: int) -> IndexInfo:
     """The row as it is now. Raises NotFound."""
-    row = connection.execute(_infos().where(t.SearchIndex.id == index_id)).first()
+    row = connection.execute(_info(), {"id": index_id}).first()
     if row is None:
         raise NotFound(_GONE)
     return IndexInfo(**row._mapping)
+
+
+@cache
+def _info() -> Any:
+    """The statement of `get`, made once: every round of an index asks it several times."""
+    return _infos().where(t.SearchIndex.id == bindparam("id"))
 
 
 def applied_seq(connection: Connection, index_id: int) -> int:

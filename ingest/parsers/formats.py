@@ -164,7 +164,9 @@ ENCRYPTED = "is encrypted; remove the password and ingest it again"
 
 def suffix_of(name: str) -> str:
     """The extension without its dot, in lower case; "" without one."""
-    return PurePath(name).suffix[1:].lower()
+    base = name.rstrip("/").rpartition("/")[2]
+    stem, _, suffix = base.rpartition(".")
+    return suffix.lower() if stem.strip(".") else ""
 
 
 def not_a_document(name: str) -> str | None:

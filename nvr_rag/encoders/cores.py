@@ -28,9 +28,10 @@ def cores(threads: int) -> Cores:
 
 
 class Cores:
-    """For so many threads of torch, at least two. Any number of callers may use it at once."""
+    """For so many threads of torch. Any number of callers may use it at once."""
 
     def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._side_by_side = Lanes(threads)
         self._one_each = Lanes(threads, each=1)
         # With more threads than lanes, a lane has several of them, and nobody may have all.
@@ -44,6 +45,8 @@ class Cores:
 
     def one(self, step: Callable[[T], R], item: T) -> R:
         """The result of one item."""
+        if self._threads == 1:  # the caller's own is as good
+            return step(item)
         with self._at_work() as alone:
             lanes = self._all if alone and self._all is not None else self._one_each
             (result,) = lanes.map(step, [item])

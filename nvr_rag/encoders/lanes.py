@@ -1,22 +1,32 @@
 """Work side by side on the cores of a CPU: items enter, results leave in the order of the items.
 
 Several threads at one matrix product wait for each other after every operation, and when one of them loses its core to
-somebody else, all of them wait. Lanes wait for nobody: each takes an item of its own. Knows no model and no text.
+somebody else, all of them wait. Lanes wait for nobody: each takes an item of its own. Of several callers, the one who
+has least left goes first: who wants little has it soon, and two long lists follow each other without a gap, instead of
+both ending late. Knows no model and no text.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 MOST = 32  # lanes; with more cores, each has several of them
-_WAITING = 1  # items of one caller that wait for a lane, for each lane: others must get their turn soon
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one caller wants done."""
+
+    step: Callable[[Any], Any]
+    waiting: deque[tuple[Any, Future[Any]]]  # items that no lane has taken yet, and where their results go
 
 
 class Lanes:
@@ -29,21 +39,43 @@ class Lanes:
         self.count = count or min(threads, MOST)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._calls: list[_Call] = []
 
-    def map(self, step: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    def map(self, step: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """The result of each item; the first error ends it, and nothing is begun after it."""
+        if not items:
+            return
         pool = self._made()
-        running: deque[Future[R]] = deque()
+        results: deque[Future[R]] = deque(Future() for _ in items)
+        call = _Call(step, deque(zip(items, results, strict=True)))
+        with self._lock:
+            self._calls.append(call)
         try:
-            for item in items:
-                if len(running) == self.count * (1 + _WAITING):
-                    yield running.popleft().result()
-                running.append(pool.submit(step, item))
-            while running:
-                yield running.popleft().result()
+            for _ in items:
+                pool.submit(self._next)
+            while results:
+                yield results.popleft().result()
         finally:
-            for future in running:
-                future.cancel()
+            self._drop(call)
+
+    def _next(self) -> None:
+        """Do one item of some call."""
+        with self._lock:
+            if not self._calls:  # who asked for it has gone
+                return
+            call = min(self._calls, key=lambda call: len(call.waiting))
+            item, result = call.waiting.popleft()
+            if not call.waiting:
+                self._calls.remove(call)
+        try:
+            result.set_result(call.step(item))
+        except BaseException as error:
+            self._drop(call)
+            result.set_exception(error)
+
+    def _drop(self, call: _Call) -> None:
+        with self._lock:
+            self._calls = [other for other in self._calls if other is not call]
 
     def rest(self) -> None:
         """Let the threads end once they have done what they were given; they are made again when they are needed."""

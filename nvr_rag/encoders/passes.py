@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nvr_rag.encoders.base import Vectors
 from nvr_rag.encoders.batching import batches, windows
-from nvr_rag.encoders.cores import Cores, cores
+from nvr_rag.encoders.cores import cores
 from nvr_rag.encoders.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Passes:
         self._gpu = model.device.type == "cuda"
         self._budget = BATCH_TOKENS_GPU if self._gpu else BATCH_TOKENS_CPU
         self._ahead = self._gpu  # on a CPU it only takes the cores from the model
-        self._cores = None if self._gpu else _cores()
+        self._cores = None if self._gpu else cores(_threads())
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Vectors:
         """(N, D) float32: the vectors of prompt + text, texts over the budget cut."""
@@ -177,12 +177,11 @@ class _Fetched:
         vectors[self.positions] = self.host.numpy()
 
 
-def _cores() -> Cores | None:
-    """The threads that torch has; None when that is one."""
+def _threads() -> int:
+    """Those that torch has."""
     import torch
 
-    threads = torch.get_num_threads()
-    return cores(threads) if threads > 1 else None
+    return torch.get_num_threads()
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T]:

@@ -21,8 +21,8 @@ from nvr_rag.indexes import LiveIndex
 from nvr_rag.upkeep.cutting import cut_new
 from nvr_rag.upkeep.writing import Work, collection_of
 
-CHANGES_A_ROUND = 128
-CHARACTERS_A_ROUND = 500_000  # about 500 chunks; a single longer document is a round
+CHANGES_A_ROUND = 256
+CHARACTERS_A_ROUND = 1_000_000  # about 1,000 chunks; a single longer document is a round
 CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is written
 CHUNKS_A_GROUP = 256
 FIRST_GROUP = 64  # of a job, for which the encoder has to wait

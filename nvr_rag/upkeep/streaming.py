@@ -2,8 +2,9 @@
 
 A second thread looks up the next group of chunks, stores the last one, and ends rounds, strictly in this order:
 
-    look up a | look up b | store a | look up c | store b | end the round of a and b | look up d | store c ...
-                encode a ------------ encode b ------------ encode c ---------------------------- ...
+    look up a | look up b | look up c | store a | look up d | store b | end the round of a and b | look up e ...
+                encode a -----------------------| encode c -------------------------- ...
+                            encode b ---------------------| encode d ---------------- ...
 
 So what a round is said to have is in the store for good before its number advances, and nothing of the next one is
 stored before that. The next one is however looked up before, and must not see what the one before it is about to
@@ -13,7 +14,7 @@ change: rounds that touch the same document never overlap.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +23,14 @@ from nvr_rag.chunkings import Chunker
 from nvr_rag.chunks import PlacedChunk
 from nvr_rag.db.session import Database
 from nvr_rag.indexes import LiveIndex
-from nvr_rag.stores.base import Vector
 from nvr_rag.upkeep import rounds, writing
 from nvr_rag.upkeep.aside import Aside
+from nvr_rag.upkeep.encoding import Encoding
 from nvr_rag.upkeep.progress import Clock, Report
 from nvr_rag.upkeep.rounds import Round
 from nvr_rag.upkeep.writing import Group, Work
+
+LOOK_SECONDS = 0.2  # after which there may be more to do, while a group is encoded; then twice as long each time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,18 +56,15 @@ def stream(job: Job, end: Callable[[Round, Clock], None], *, most: int | None = 
     What ends it early costs only what was not stored yet.
     """
     line = _Line(job, end, most)
-    before: Mapping[str, Vector] = {}
-    with closing(line), Aside("indexing") as aside:
-        coming = aside.do(line.next)
-        while (step := coming.result()) is not None:
-            coming = aside.do(line.next)
-            for done in step.ended:
-                aside.do(partial(line.end, done))
-            if step.group is not None:
-                writing.encode(job.index, step.group, job.work, before)
-                before = step.group.vectors
-                aside.do(partial(line.store, step))
-            del step  # at most three groups are in memory
+    with closing(line), Aside("indexing") as aside, Encoding(job.index, job.work, aside) as encoding:
+        pause = LOOK_SECONDS
+        while (step := aside.do(line.next).result()) is not None or encoding.wait(pause):
+            pause = LOOK_SECONDS if step is not None else 2 * pause
+            for done in step.ended if step is not None else ():
+                encoding.then(partial(line.end, done))
+            if step is not None and step.group is not None:
+                encoding.begin(step.group, partial(line.store, step))
+            del step
     return line.begun > 0
 
 

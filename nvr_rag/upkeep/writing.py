@@ -8,7 +8,7 @@ looked up and another one stored while a third is encoded. Knows no log and no r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,6 @@ from nvr_rag.ids import sha256_json, sha256_text
 from nvr_rag.indexes import LiveIndex
 from nvr_rag.stores.base import Point, StoredPoint, Vector
 
-_NONE: Mapping[str, Vector] = {}
 STAGES = ("database", "cut", "compare", "encode", "lexical", "upsert", "flush")  # they overlap: their sum is no time
 COUNTED = ("encoded", "reused", "repainted", "kept", "deleted")  # what can be done to a chunk
 
@@ -107,6 +106,10 @@ class Group:
     vectors: dict[str, Vector]  # by input hash, as far as they are known
     encoded: int = 0  # of these vectors, made for this group
 
+    def missing(self) -> dict[str, str]:
+        """Inputs by hash for which there is no vector yet."""
+        return {item.input_hash: item.text for item in self.new if item.input_hash not in self.vectors}
+
 
 def write_group(database: Database, index: LiveIndex, group: Sequence[PlacedChunk], work: Work) -> None:
     """Make the points of these chunks what they should be, encoding only inputs that the index has not seen."""
@@ -129,16 +132,17 @@ def look_up(database: Database, index: LiveIndex, group: Sequence[PlacedChunk], 
         return Group(wanted=wanted, new=new, repaint=repaint, vectors=_vectors(database, index, new))
 
 
-def encode(index: LiveIndex, group: Group, work: Work, before: Mapping[str, Vector] = _NONE) -> None:
-    """Make the vectors that a group lacks, once for equal inputs; `before` are those of groups that were not stored yet
-    when this one was looked up."""
-    missing = {item.input_hash: item.text for item in group.new if item.input_hash not in group.vectors}
-    for key in before.keys() & missing.keys():
-        group.vectors[key] = before[key]
-        del missing[key]
+def encode(index: LiveIndex, group: Group, work: Work) -> None:
+    """Make the vectors that a group lacks, once for equal inputs."""
+    with work.timed("encode"):
+        make_vectors(index, group)
+
+
+def make_vectors(index: LiveIndex, group: Group, *, but: Set[str] = frozenset()) -> None:
+    """The same, and count nothing; without those whose input hashes are in `but`."""
+    missing = {key: text for key, text in group.missing().items() if key not in but}
     if missing:
-        with work.timed("encode"):
-            vectors = index.encoder.encode_documents(list(missing.values()))
+        vectors = index.encoder.encode_documents(list(missing.values()))
         group.vectors.update(zip(missing, vectors, strict=True))
     group.encoded = len(missing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -256,34 +257,42 @@ def test_a_fast_encoder_gets_larger_rounds_and_groups_a_slow_one_does_not(
     assert ends == [5, 5, 15, 10, 5]
 
 
-def test_while_a_group_is_encoded_the_next_is_looked_up_and_the_last_is_stored(
+def test_while_two_groups_are_encoded_the_next_is_looked_up_and_the_last_is_stored(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The encoder waits inside each group until the next one has been asked for and the one before was written: it
-    would wait for ever if one thing came after the other."""
+    """The encoder waits inside each group until the next one has been asked for and the one before the last was
+    written, and inside the first for the second: it would wait for ever if one thing came after the other."""
     monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
     house.put(document("a", lines(*[f"part {number}" for number in range(8)])))
-    looked_up, stored = threading.Semaphore(0), threading.Semaphore(0)
     get, upsert, encode = house.index.points.get, house.index.points.upsert, house.encoder.encode_documents
+    counts, changed = Counter[str](), threading.Condition()
     groups = []
+
+    def count(what: str) -> int:
+        with changed:
+            counts[what] += 1
+            changed.notify_all()
+            return counts[what]
+
+    def await_(what: str, number: int) -> None:
+        with changed:
+            assert changed.wait_for(lambda: counts[what] >= number, timeout=30), (what, number)
 
     def getting(*args: Any, **options: Any) -> Any:
         found = get(*args, **options)
-        looked_up.release()
+        count("looked up")
         return found
 
     def upserting(*args: Any) -> None:
         upsert(*args)
-        stored.release()
+        count("stored")
 
     def encoding(inputs: Sequence[str]) -> Any:
         groups.append(len(inputs))
-        assert looked_up.acquire(timeout=30)  # this one
-        if len(groups) < 4:
-            assert looked_up.acquire(timeout=30)  # the next
-            looked_up.release()
-        if len(groups) > 1:
-            assert stored.acquire(timeout=30)  # the one before
+        number = count("begun")
+        await_("begun", 2)
+        await_("looked up", min(4, number + 1))
+        await_("stored", number - 2)
         return encode(inputs)
 
     monkeypatch.setattr(house.index.points, "get", getting)

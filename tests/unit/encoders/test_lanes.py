@@ -106,3 +106,38 @@ def test_lanes_that_rested_have_no_threads_and_go_on() -> None:
     assert list(lanes.map(lambda item: item, [3, 4])) == [3, 4]
     lanes.rest()
     lanes.rest()
+
+
+def test_who_has_least_left_goes_first() -> None:
+    """Of two long lists the one that began first is done first, and not both at the end; a short one passes both."""
+    lanes, order, may = Lanes(1), list[str](), threading.Event()
+
+    def step(item: str) -> None:
+        may.wait(30)
+        order.append(item)
+
+    callers = []
+    for name, items in (("first", 10), ("second", 10), ("short", 2)):
+        call = len(lanes._calls)
+        callers.append(threading.Thread(target=lambda name=name, items=items: list(lanes.map(step, [name] * items))))  # type: ignore[misc]
+        callers[-1].start()
+        while len(lanes._calls) == call:
+            time.sleep(0.001)
+    may.set()
+    for caller in callers:
+        caller.join(30)
+    assert order == ["first", *["short"] * 2, *["first"] * 9, *["second"] * 10]
+
+
+def test_a_caller_that_leaves_takes_its_items_along() -> None:
+    lanes, done = Lanes(1), list[int]()
+
+    def step(item: int) -> None:
+        time.sleep(0.005)
+        done.append(item)
+
+    results = lanes.map(step, range(100))
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert list(lanes.map(lambda item: item, [1])) == [1]
+    assert len(done) < 100
