@@ -19,7 +19,7 @@ from nvr_rag.errors import ChunkingMismatch
 
 _BATCH = 1 << 20  # characters handed to the tokenizer at once: bounds its memory
 _CHARACTERS_PER_TOKEN = 16  # a token counts for no more, so that a chunk of blanks or of one endless word stays small
-_MAX_KNOWN = 200_000  # words
+_MAX_KNOWN = 50_000  # words: about 6 MB
 _WORD = re.compile(r"\S{1,32}")  # an endless one counts by its parts, also where a tokenizer gives up on it
 _ROW = re.compile(r"[^\r\n]+\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")

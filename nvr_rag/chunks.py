@@ -18,7 +18,7 @@ from sqlalchemy.orm import aliased
 
 from nvr_rag.access import reading
 from nvr_rag.db import tables as t
-from nvr_rag.db.session import bytewise
+from nvr_rag.db.session import among, among_bound, bytewise, listed
 from nvr_rag.types import Reader
 
 _PAGE = 1000
@@ -77,7 +77,7 @@ def versions_at(connection: Connection, document_ids: Sequence[str], seq: int) -
     statement = (
         select(v.id, v.document_id, v.seq)
         .join(t.Document, t.Document.id == v.document_id)
-        .where(v.document_id.in_(document_ids), v.seq <= seq, _shown(seq))
+        .where(among(connection, v.document_id, document_ids), v.seq <= seq, _shown(seq))
         .order_by(v.seq)
     )
     return [Version(id=row.id, document_id=row.document_id, seq=row.seq) for row in connection.execute(statement)]
@@ -87,7 +87,8 @@ def characters(connection: Connection, versions: Sequence[Version]) -> dict[int,
     """How long the text of each version is, by version id."""
     v = t.DocumentVersion
     wanted = [version.id for version in versions]
-    rows = connection.execute(select(v.id, func.length(v.text).label("length")).where(v.id.in_(wanted)))
+    lengths = select(v.id, func.length(v.text).label("length")).where(among(connection, v.id, wanted))
+    rows = connection.execute(lengths)
     return {row.id: row.length for row in rows}
 
 
@@ -95,7 +96,8 @@ def chunks_of(connection: Connection, versions: Sequence[Version], chunking_id: 
     """The chunks of some versions, by version id and in the order of the text, in bounded memory: what fits into one
     page is read at once, and what is left version by version."""
     left = sorted(version.id for version in versions)
-    rows = connection.execute(_first_page(), {"version_ids": left, "chunking_id": chunking_id}).all()
+    values = {"version_ids": listed(connection, left), "chunking_id": chunking_id}
+    rows = connection.execute(_first_page(connection.dialect.name), values).all()
     if len(rows) < _PAGE:
         yield from map(_placed_chunk, rows)
         return
@@ -156,11 +158,11 @@ def known(connection: Connection, chunk_ids: Sequence[str]) -> set[str]:
 
 
 @cache  # made once: a build asks it for every few documents
-def _first_page() -> Any:
+def _first_page(dialect: str) -> Any:
     p = t.Placement
     return (
         _placed_chunks()
-        .where(p.version_id.in_(bindparam("version_ids", expanding=True)), p.chunking_id == bindparam("chunking_id"))
+        .where(among_bound(dialect, p.version_id, "version_ids"), p.chunking_id == bindparam("chunking_id"))
         .order_by(p.version_id, p.ordinal)
         .limit(_PAGE)
     )
@@ -203,16 +205,17 @@ def stale_chunks(
     v, p = t.DocumentVersion, t.Placement
     newer = aliased(t.DocumentVersion)
     superseded = exists().where(newer.document_id == v.document_id, newer.seq > v.seq, newer.seq <= purged)
+    mine = among(connection, v.document_id, document_ids)
     once = (
         select(p.chunk_id)
         .join(v, v.id == p.version_id)
-        .where(v.document_id.in_(document_ids), p.chunking_id == chunking_id, v.seq <= applied, ~superseded)
+        .where(mine, p.chunking_id == chunking_id, v.seq <= applied, ~superseded)
     )
     shown = (
         select(p.chunk_id)
         .join(v, v.id == p.version_id)
         .join(t.Document, t.Document.id == v.document_id)
-        .where(v.document_id.in_(document_ids), p.chunking_id == chunking_id, v.seq <= applied, _shown(applied))
+        .where(mine, p.chunking_id == chunking_id, v.seq <= applied, _shown(applied))
     )
     return sorted(set(connection.scalars(once)) - set(connection.scalars(shown)))
 
@@ -250,7 +253,11 @@ def same_text(
     copies = (
         select(t.Chunk.sha256, t.Chunk.id, nth)
         .join(t.Document, t.Document.id == t.Chunk.document_id)
-        .where(t.Chunk.sha256.in_(digests), t.Document.collection_id == collection_id, t.Chunk.id.not_in(but))
+        .where(
+            among(connection, t.Chunk.sha256, digests),
+            t.Document.collection_id == collection_id,
+            ~among(connection, t.Chunk.id, but),
+        )
         .subquery()
     )
     statement = select(copies.c.sha256, copies.c.id).where(copies.c.nth <= _COPIES).order_by(copies.c.nth)

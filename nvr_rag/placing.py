@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 
 from nvr_rag.chunks import Version
 from nvr_rag.db import tables as t
-from nvr_rag.db.session import insert_ignore
+from nvr_rag.db.session import among_bound, insert_ignore, listed
 from nvr_rag.errors import NotFound
 from nvr_rag.ids import chunk_id, sha256_text
 from nvr_rag.types import ChunkDraft, ParsedText, TextFormat
@@ -38,7 +38,8 @@ def unplaced(connection: Connection, versions: Sequence[Version], chunking_id: i
 
 def parsed_texts(connection: Connection, versions: Sequence[Version]) -> list[ParsedText]:
     """The text of each version, as the parser left it. Raises NotFound when one was removed meanwhile."""
-    rows = connection.execute(_whole_versions(), {"version_ids": [version.id for version in versions]})
+    wanted = listed(connection, [version.id for version in versions])
+    rows = connection.execute(_whole_versions(connection.dialect.name), {"version_ids": wanted})
     found = {row.id: row for row in rows}
     missing = next((version for version in versions if version.id not in found), None)
     if missing is not None:
@@ -66,10 +67,11 @@ def place(connection: Connection, chunking_id: int, cutting: Cutting) -> None:
 def place_free(connection: Connection, chunking_id: int, cuttings: Sequence[Cutting]) -> list[Cutting]:
     """The same for many documents at once. Nobody is waited for, as two who held several each could wait for each other
     for ever; returns those that are somebody else's at the moment, or gone."""
-    documents, versions = _holding_free()
-    found = set(connection.scalars(documents, {"document_ids": [one.version.document_id for one in cuttings]}))
+    documents, versions = _holding_free(connection.dialect.name)
+    ids = listed(connection, [one.version.document_id for one in cuttings])
+    found = set(connection.scalars(documents, {"document_ids": ids}))
     wanted = [one.version.id for one in cuttings if one.version.document_id in found]
-    held = set(connection.scalars(versions, {"version_ids": wanted}))
+    held = set(connection.scalars(versions, {"version_ids": listed(connection, wanted)}))
     _store(connection, chunking_id, [one for one in cuttings if one.version.id in held])
     return [one for one in cuttings if one.version.id not in held]
 
@@ -117,7 +119,8 @@ def _placement(cutting: Cutting, ordinal: int, key: str, chunking_id: int) -> Ma
 
 
 def _done(connection: Connection, version_ids: Sequence[int], chunking_id: int) -> set[int]:
-    return set(connection.scalars(_already(), {"version_ids": version_ids, "chunking_id": chunking_id}))
+    values = {"version_ids": listed(connection, version_ids), "chunking_id": chunking_id}
+    return set(connection.scalars(_already(connection.dialect.name), values))
 
 
 def _parsed_text(row: Any) -> ParsedText:
@@ -147,10 +150,10 @@ def _holding() -> tuple[Any, Any]:
 
 
 @cache
-def _holding_free() -> tuple[Any, Any]:
+def _holding_free(dialect: str) -> tuple[Any, Any]:
     d, v = t.Document, t.DocumentVersion
-    documents = select(d.id).where(d.id.in_(bindparam("document_ids", expanding=True)))
-    versions = select(v.id).where(v.id.in_(bindparam("version_ids", expanding=True)))
+    documents = select(d.id).where(among_bound(dialect, d.id, "document_ids"))
+    versions = select(v.id).where(among_bound(dialect, v.id, "version_ids"))
     return (
         documents.with_for_update(read=True, key_share=True, skip_locked=True),
         versions.with_for_update(skip_locked=True),
@@ -158,10 +161,10 @@ def _holding_free() -> tuple[Any, Any]:
 
 
 @cache
-def _already() -> Any:
+def _already(dialect: str) -> Any:
     p = t.Placed
     return select(p.version_id).where(
-        p.chunking_id == bindparam("chunking_id"), p.version_id.in_(bindparam("version_ids", expanding=True))
+        p.chunking_id == bindparam("chunking_id"), among_bound(dialect, p.version_id, "version_ids")
     )
 
 
@@ -176,6 +179,6 @@ def _placed() -> Any:
 
 
 @cache
-def _whole_versions() -> Any:
+def _whole_versions(dialect: str) -> Any:
     v = t.DocumentVersion
-    return select(*v.__table__.c).where(v.id.in_(bindparam("version_ids", expanding=True)))
+    return select(*v.__table__.c).where(among_bound(dialect, v.id, "version_ids"))

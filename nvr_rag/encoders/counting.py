@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-_MAX_KNOWN = 100_000  # words: about 15 MB
+_MAX_KNOWN = 50_000  # words: about 7 MB
 _AT_ONCE = 500  # words: a call holds the interpreter
 _LONG = 40  # characters; longer words hardly come twice
 

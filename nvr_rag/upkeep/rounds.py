@@ -27,7 +27,7 @@ CHARACTERS_A_CUT = 100_000  # cut and in the log for good before any of it is wr
 CHUNKS_A_GROUP = 256
 FIRST_GROUP = 64  # of a job, for which the encoder has to wait
 MEASURED_CHUNKS = 1000  # encoded, after which an encoder's speed is known
-FASTER = 4  # at most so many times as much in a round and in a group, for a fast encoder
+FASTER = 2  # at most so many times as much in a round and in a group, for a fast encoder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
