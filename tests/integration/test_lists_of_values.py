@@ -1,4 +1,4 @@
-"""`column IN values` for lists of any length: the same answers as ever, from a statement that does not grow with them."""
+"""`column IN values` for lists of any length: the same answers as ever, from a statement that does not grow with it."""
 
 from __future__ import annotations
 
