@@ -14,6 +14,7 @@ import time
 from ingest.parsers.child import HEADER
 
 _AT_ONCE = 1 << 16  # bytes: what a pipe holds
+_LONGEST = 3_600_000  # milliseconds: poll takes no number that is much larger
 
 
 class Late(Exception):
@@ -28,7 +29,6 @@ class Pipes:
         assert process.stdout is not None
         self._to, self._from = process.stdin.fileno(), process.stdout.fileno()
         os.set_blocking(self._to, False)
-        self._received = bytearray()  # and not taken yet
 
     def send(self, message: bytes, until: float) -> None:
         """Raises Late after the time `until` of the monotonic clock, OSError when the child has gone."""
@@ -39,28 +39,28 @@ class Pipes:
             except BlockingIOError:  # it is full
                 _wait(self._to, select.POLLOUT, until)
 
-    def receive(self, limit: int, until: float) -> bytes:
+    def receive(self, limit: int, until: float) -> bytearray:
         """The next message. Raises Late, EOFError when the child has gone, ValueError for one over `limit` bytes."""
         (size,) = HEADER.unpack(self._take(HEADER.size, until))
         if size > limit:
             raise ValueError(f"a message of {size} bytes")
         return self._take(size, until)
 
-    def _take(self, size: int, until: float) -> bytes:
-        while len(self._received) < size:
+    def _take(self, size: int, until: float) -> bytearray:
+        taken = bytearray()
+        while len(taken) < size:
             _wait(self._from, select.POLLIN, until)
-            data = os.read(self._from, max(_AT_ONCE, size - len(self._received)))
+            data = os.read(self._from, min(_AT_ONCE, size - len(taken)))
             if not data:
                 raise EOFError
-            self._received += data
-        taken = bytes(self._received[:size])
-        del self._received[:size]
+            taken += data
         return taken
 
 
 def _wait(pipe: int, for_what: int, until: float) -> None:
-    left = until - time.monotonic()
     poll = select.poll()
     poll.register(pipe, for_what)
-    if left <= 0 or not poll.poll(math.ceil(left * 1000)):
-        raise Late
+    while (left := until - time.monotonic()) > 0:
+        if poll.poll(min(math.ceil(left * 1000), _LONGEST)):
+            return
+    raise Late

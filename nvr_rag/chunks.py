@@ -255,7 +255,7 @@ def same_text(
         .join(t.Document, t.Document.id == t.Chunk.document_id)
         .where(
             among(connection, t.Chunk.sha256, digests),
-            t.Document.collection_id == collection_id,
+            t.Document.collection_id + 0 == collection_id,  # or SQLite would look through the whole collection
             ~among(connection, t.Chunk.id, but),
         )
         .subquery()

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from sqlalchemy.pool import QueuePool
 
 from nvr_rag.db.tables import Base
 from nvr_rag.errors import ConfigurationError, DatabaseUnavailable
@@ -163,11 +164,19 @@ def _make_engine(url: str) -> Engine:
     engine = create_engine(
         parsed,
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-        pool_use_lifo=True,  # what one connection has in its cache, 4 MB at most, not all of them have as well
         hide_parameters=True,  # texts of documents and queries do not belong in error messages and logs
+        **_pooling(parsed),
     )
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _pooling(url: URL) -> dict[str, Any]:
+    """The connection that was used last is taken first: what it has in its cache, others need not have as well. A
+    database in memory has no pool that could."""
+    dialect: Any = url.get_dialect()
+    pooled = issubclass(dialect.get_pool_class(url), QueuePool)
+    return {"pool_use_lifo": True} if pooled else {}
 
 
 def _to_dead_servers(url: URL) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 _MAX_KNOWN = 50_000  # words: about 7 MB
-_AT_ONCE = 500  # words: a call holds the interpreter
+_AT_ONCE = 500  # short words
 _LONG = 40  # characters; longer words hardly come twice
 
 
@@ -25,8 +25,12 @@ def adds_up(serialised: str) -> bool:
     kinds = [(content.get(part) or {}).get("type") for part in ("model", "pre_tokenizer", "normalizer")]
     if kinds[:2] != ["WordPiece", "BertPreTokenizer"] or kinds[2] not in ("BertNormalizer", None):
         return False
-    added = [token["content"] for token in content.get("added_tokens") or ()]
-    return _frames(content.get("post_processor")) and not any(set(text) & set(" \t\r\n") for text in added)
+    return _frames(content.get("post_processor")) and not any(map(_reaches, content.get("added_tokens") or ()))
+
+
+def _reaches(added: dict[str, Any]) -> bool:
+    """Whether an added token may reach over a blank."""
+    return bool(added.get("lstrip") or set(added["content"]) & set(" \t\r\n"))
 
 
 def _frames(post_processor: dict[str, Any] | None) -> bool:
@@ -63,16 +67,20 @@ class WordCounter:
         return found
 
     def _count(self, words: Sequence[str]) -> dict[str, int]:
-        """As texts of many words, each encoded in this thread: the library's own threads would have to be woken for
-        some thirty words, and wait for cores on which an encoder runs."""
-        counts = dict.fromkeys(words, 0)
-        for first in range(0, len(words), _AT_ONCE):
-            some = words[first : first + _AT_ONCE]
+        """Short ones as texts of many words, each encoded in this thread: the library's own threads would have to be
+        woken for some thirty words, and wait for cores on which an encoder runs. A call holds the interpreter, so none
+        is for much text; with long words, which may be whole texts, the library's threads do not."""
+        short = [word for word in words if len(word) <= _LONG]
+        counts = dict.fromkeys(short, 0)
+        for first in range(0, len(short), _AT_ONCE):
+            some = short[first : first + _AT_ONCE]
             ends = list(accumulate(len(word) + 1 for word in some))
             encoding = self._tokenizer.encode(" ".join(some), add_special_tokens=False)
             for start, _ in encoding.offsets:
                 counts[some[bisect_right(ends, start)]] += 1
-        return counts
+        long = [word for word in words if len(word) > _LONG]
+        encodings = self._tokenizer.encode_batch_fast(long) if long else []
+        return counts | {word: len(encoding) - self._frame for word, encoding in zip(long, encodings, strict=True)}
 
 
 def _words(text: str) -> list[str]:

@@ -3,7 +3,8 @@
 Several threads at one matrix product wait for each other after every operation, and when one of them loses its core to
 somebody else, all of them wait. Lanes wait for nobody: each takes an item of its own. Of several callers, the one who
 has least left goes first: who wants little has it soon, and two long lists follow each other without a gap, instead of
-both ending late. Knows no model and no text.
+both ending late; only every few items the one who came first does, or a long list would wait for ever while short ones
+keep coming. Knows no model and no text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 MOST = 32  # lanes; with more cores, each has several of them
+
+_FIRST_COME = 4  # one item of so many is of the caller who came first
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,7 +42,8 @@ class Lanes:
         self.count = count or min(threads, MOST)
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._calls: list[_Call] = []
+        self._calls: list[_Call] = []  # in the order in which they came
+        self._taken = 0  # items
 
     def map(self, step: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """The result of each item; the first error ends it, and nothing is begun after it."""
@@ -48,11 +52,11 @@ class Lanes:
         pool = self._made()
         results: deque[Future[R]] = deque(Future() for _ in items)
         call = _Call(step, deque(zip(items, results, strict=True)))
-        with self._lock:
-            self._calls.append(call)
         try:
-            for _ in items:
-                pool.submit(self._next)
+            with self._lock:  # all or none of it: whoever is handed an item of another call has given it his thread
+                for _ in items:
+                    pool.submit(self._next)
+                self._calls.append(call)
             while results:
                 yield results.popleft().result()
         finally:
@@ -63,7 +67,9 @@ class Lanes:
         with self._lock:
             if not self._calls:  # who asked for it has gone
                 return
-            call = min(self._calls, key=lambda call: len(call.waiting))
+            self._taken += 1
+            first_come = self._taken % _FIRST_COME == 0
+            call = self._calls[0] if first_come else min(self._calls, key=lambda call: len(call.waiting))
             item, result = call.waiting.popleft()
             if not call.waiting:
                 self._calls.remove(call)

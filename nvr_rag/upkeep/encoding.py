@@ -50,16 +50,20 @@ class Encoding:
         self._before: deque[_Coming] = deque(maxlen=_HELD)
         self._counted = 0.0  # up to when the time of encoding is
 
-    def begin(self, group: Group, then: Callable[[], object]) -> None:
-        """Encode a group, once not too many others are being encoded, and do something with it afterwards.
-
-        What a group shortly before it has as well is not encoded again: that one may not have been stored yet when
-        this one was looked up.
-        """
+    def make_room(self) -> None:
+        """Wait until not too many groups are being encoded for another one."""
         self._forward()
         while len(running := self._running()) >= AT_ONCE or self._held() >= _HELD:
             wait(running, return_when=FIRST_COMPLETED)
             self._forward()
+
+    def begin(self, group: Group, then: Callable[[], object]) -> None:
+        """Encode a group, once there is room, and do something with it afterwards.
+
+        What a group shortly before it has as well is not encoded again: that one may not have been stored yet when
+        this one was looked up.
+        """
+        self.make_room()
         missing = group.missing().keys()
         coming = {key for key in missing for other in self._before if key in other.hashes}
         took = self._pool.submit(self._encode, group, coming)

@@ -63,7 +63,9 @@ def stream(job: Job, end: Callable[[Round, Clock], None], *, most: int | None = 
             for done in step.ended if step is not None else ():
                 encoding.then(partial(line.end, done))
             if step is not None and step.group is not None:
-                encoding.begin(step.group, partial(line.store, step))
+                encoding.make_room()
+                if not job.stopped():  # then this one is left to the next run
+                    encoding.begin(step.group, partial(line.store, step))
             del step
     return line.begun > 0
 

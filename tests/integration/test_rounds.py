@@ -303,6 +303,38 @@ def test_while_two_groups_are_encoded_the_next_is_looked_up_and_the_last_is_stor
     assert house.verify().clean
 
 
+def test_when_it_is_to_stop_no_other_group_is_begun(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are being encoded, and a third is looked up and waits."""
+    monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)
+    house.put(document("a", lines(*[f"part {number}" for number in range(20)])))
+    stop, third, looked_up = threading.Event(), threading.Event(), Counter[str]()
+    get, encode = house.index.points.get, house.encoder.encode_documents
+    groups = []
+
+    def getting(*args: Any, **options: Any) -> Any:
+        found = get(*args, **options)
+        looked_up["groups"] += 1
+        if looked_up["groups"] == 3:
+            third.set()
+        return found
+
+    def encoding(inputs: Sequence[str]) -> Any:
+        groups.append(len(inputs))
+        assert third.wait(30)
+        stop.set()
+        return encode(inputs)
+
+    monkeypatch.setattr(house.index.points, "get", getting)
+    monkeypatch.setattr(house.encoder, "encode_documents", encoding)
+    work = Work()
+    apply_round(house.database, house.index, paragraphs, work=work, stop=stop)
+    assert groups == [2, 2]
+    assert (work.encoded, house.row.applied_seq) == (4, 0)
+    monkeypatch.undo()
+    assert house.catch_up().encoded == 16
+    assert house.verify().clean
+
+
 def test_equal_inputs_in_neighbouring_groups_are_encoded_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second group is looked up before the first one is stored."""
     monkeypatch.setattr(rounds, "CHUNKS_A_GROUP", 2)

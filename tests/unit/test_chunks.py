@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, update
@@ -291,3 +292,23 @@ def test_a_collection_deleted_meanwhile_is_said_to_be(house: House) -> None:
         with pytest.raises(NotFound):
             placing.parsed_text(connection, version)
         assert connection.scalar(select(func.count()).select_from(t.Placed)) == 0
+
+
+def test_equal_texts_are_found_by_their_hash_in_a_collection_of_any_size(house: House) -> None:
+    """SQLite does not know how many documents a collection has, and looked through all of them."""
+    said: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        said.append((statement, parameters))
+
+    with house.database.read() as connection:
+        event.listen(house.database.engine, "before_cursor_execute", note)
+        for count in (1, 256):
+            chunks.same_text(connection, 1, [sha256_text(str(number)) for number in range(count)], but=["x"] * count)
+        event.remove(house.database.engine, "before_cursor_execute", note)
+        if connection.dialect.name == "sqlite":
+            for statement, parameters in said:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                words = " ".join(row.detail for row in plan)
+                assert "USING INDEX ix_chunk_sha256" in words
+                assert "ix_document_collection_id" not in words

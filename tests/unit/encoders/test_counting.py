@@ -62,6 +62,24 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not any(len(word) > 40 for word in own._known)
 
 
+def test_no_call_that_holds_the_interpreter_is_for_much_text() -> None:
+    """A text without blanks is one word."""
+    lengths: list[int] = []
+
+    class Listening:
+        def encode(self, text: str, **options: Any) -> Any:
+            lengths.append(len(text))
+            return tokenizer().encode(text, **options)
+
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            return tokenizer().encode_batch_fast(texts)
+
+    own = WordCounter(Listening())  # type: ignore[arg-type]
+    texts = ["\u6f22" * 100_000, " ".join(f"w{number}" + "x" * 30 for number in range(3000))]
+    assert own.count(texts) == [len(encoding) for encoding in tokenizer().encode_batch(texts)]
+    assert max(lengths) <= 500 * 41
+
+
 def test_the_bundled_tokenizer_adds_up() -> None:
     assert adds_up(serialised())
 
@@ -73,6 +91,7 @@ def test_the_bundled_tokenizer_adds_up() -> None:
         {"pre_tokenizer": {"type": "ByteLevel"}},
         {"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "_"}},
         {"added_tokens": [{"id": 1, "content": "New York", "special": False}]},
+        {"added_tokens": [{"id": 1, "content": "<mask>", "special": True, "lstrip": True}]},
         {"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {}}, {"Sequence": {}}]}},
         {"post_processor": {"type": "ByteLevel"}},
     ],

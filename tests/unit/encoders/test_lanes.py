@@ -141,3 +141,28 @@ def test_a_caller_that_leaves_takes_its_items_along() -> None:
     results.close()  # type: ignore[attr-defined]
     assert list(lanes.map(lambda item: item, [1])) == [1]
     assert len(done) < 100
+
+
+def test_a_long_list_has_its_turn_while_short_ones_keep_coming() -> None:
+    lanes, done, short = Lanes(1), threading.Event(), list[int]()
+
+    def step(_: int) -> None:
+        time.sleep(0.001)
+
+    def keep_coming() -> None:
+        while not done.is_set():
+            short.extend(0 for _ in lanes.map(step, range(5)))
+
+    others = [threading.Thread(target=keep_coming) for _ in range(2)]
+    for other in others:
+        other.start()
+    long = threading.Thread(target=lambda: list(lanes.map(step, range(100))))
+    long.start()
+    long.join(30)
+    there = long.is_alive()
+    done.set()
+    for other in others:
+        other.join(30)
+    long.join(30)
+    assert not there
+    assert len(short) > 100  # and most turns were theirs
