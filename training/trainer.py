@@ -112,8 +112,7 @@ def run(
         callbacks=[_Watch(on_step)],
     )
     trainer.remove_callback(PrinterCallback)
-    if torch.get_num_threads() > 1:
-        cores(torch.get_num_threads()).rest()  # two threads with several cores each would slow each other down
+    cores(torch.get_num_threads()).rest()  # two threads with several cores each would slow each other down
     trainer.train()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise NvrError("the last step made weights that are not numbers: nothing was saved; lower learning_rate")

@@ -166,7 +166,7 @@ def suffix_of(name: str) -> str:
     """The extension without its dot, in lower case; "" without one."""
     base = name.rstrip("/").rpartition("/")[2]
     stem, _, suffix = base.rpartition(".")
-    return suffix.lower() if stem.strip(".") else ""
+    return suffix.lower() if stem else ""  # a hidden file has none
 
 
 def not_a_document(name: str) -> str | None:

@@ -51,19 +51,18 @@ class Encoding:
         self._counted = 0.0  # up to when the time of encoding is
 
     def make_room(self) -> None:
-        """Wait until not too many groups are being encoded for another one."""
+        """Wait until another group may be begun."""
         self._forward()
         while len(running := self._running()) >= AT_ONCE or self._held() >= _HELD:
             wait(running, return_when=FIRST_COMPLETED)
             self._forward()
 
     def begin(self, group: Group, then: Callable[[], object]) -> None:
-        """Encode a group, once there is room, and do something with it afterwards.
+        """Encode a group, for which there is room, and do something with it afterwards.
 
         What a group shortly before it has as well is not encoded again: that one may not have been stored yet when
         this one was looked up.
         """
-        self.make_room()
         missing = group.missing().keys()
         coming = {key for key in missing for other in self._before if key in other.hashes}
         took = self._pool.submit(self._encode, group, coming)

@@ -2,7 +2,7 @@
 
 What is there and right is left alone; a vector that is known for an equal input, here or in another index of the same
 encoder, is taken over, and only what is left is encoded. Three steps for each group of chunks, so that one group can be
-looked up and another one stored while a third is encoded. Knows no log and no rounds.
+looked up and another one stored while others are encoded. Knows no log and no rounds.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ def run(encoder: Encoder, groups: Sequence[Group], work: Work) -> list[Group]:
     index: Any = SimpleNamespace(encoder=encoder)
     with Aside("side") as aside, Encoding(index, work, aside) as encoding:
         for each in groups:
+            encoding.make_room()
             encoding.begin(each, lambda each=each: done.append(each))  # type: ignore[misc]
         while encoding.wait(SECONDS):
             pass
@@ -131,6 +132,7 @@ def test_an_error_ends_it_after_what_came_before() -> None:
     def all_of_them() -> None:
         with Aside("side") as aside, Encoding(index, Work(), aside) as encoding:
             for text in "abcdef":
+                encoding.make_room()
                 encoding.begin(group(text), lambda text=text: done.append(text))  # type: ignore[misc]
 
     with pytest.raises(ValueError, match="no vector of b"):
